@@ -1,0 +1,69 @@
+# make test   everything: vet and all Go tests under the race detector, then the tests
+#             with npm packages and a browser. Installs what it needs (as root) first.
+# make lint   gofmt, go vet, staticcheck, and govulncheck where its database can be reached
+# make fuzz   every fuzz target, FUZZTIME each (default 1000000x: executions)
+# make soak   the long forms of the tests that have one
+# make bench  every benchmark, BENCHCOUNT times, with benchstat's summary
+
+SHELL      := /bin/bash -o pipefail
+.SHELLFLAGS := -euc
+MAKEFLAGS  += --no-print-directory
+FUZZTIME   ?= 1000000x
+BENCHCOUNT ?= 6
+BENCH      ?= .
+TOOLS      := $(CURDIR)/tools/bin
+
+.PHONY: test unit e2e lint fuzz soak bench tools clean
+
+test:
+	@start=$$SECONDS; \
+	deploy/e2e/prepare; \
+	$(MAKE) unit; \
+	$(MAKE) e2e; \
+	echo; echo "make test: everything passed, in $$((SECONDS - start)) s"
+
+# the main module, as plain Go: no npm, no browser
+unit:
+	go vet ./...
+	go test -race -count=1 -timeout 10m ./...
+
+# deploy/e2e: the real command as a process, other people's clients, a browser
+e2e:
+	cd deploy/e2e && go vet ./...
+	cd deploy/e2e && go test -race -count=1 -timeout 10m ./...
+
+lint: tools
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	cd deploy/e2e && go vet ./...
+	$(TOOLS)/staticcheck ./...
+	cd deploy/e2e && $(TOOLS)/staticcheck ./...
+	@if out=$$($(TOOLS)/govulncheck ./... 2>&1); then echo "govulncheck: no known vulnerability is reached"; \
+	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then echo "govulncheck: not run, its database can't be reached from here"; \
+	else echo "$$out"; exit 1; fi
+	@echo "make lint: clean"
+
+# the tools at the versions of tools/go.mod
+tools:
+	@mkdir -p $(TOOLS) && cd tools && go build -o $(TOOLS)/ tool
+
+fuzz:
+	@found=0; for pkg in $$(go list ./...); do \
+		targets=$$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); \
+		for target in $$targets; do \
+			found=$$((found + 1)); echo "== $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done; echo "make fuzz: $$found targets, $(FUZZTIME) each, nothing found"
+
+# a test that has a long form takes it where OUTRELAY_SOAK is set
+soak:
+	OUTRELAY_SOAK=1 go test -race -count=1 -timeout 120m ./...
+
+bench: tools
+	@out=$$(mktemp); go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./... | tee $$out; \
+	$(TOOLS)/benchstat $$out; rm -f $$out
+
+clean:
+	rm -rf $(TOOLS) deploy/e2e/npm/node_modules outrelay
