@@ -1,9 +1,30 @@
 // Package access decides who may do what (protocol section 7).
+//
+// A [Policy] holds the keys, rules and origins of all namespaces. Every way in asks
+// it one question: [Policy.Authorize] takes a request and all that it wants to do,
+// and returns a [Grant] or the [schemas.Problem] to answer with. What stays open
+// longer than a request keeps its grant, asks it again for each new thing it does
+// ([Grant.Allows]), ends with it ([Grant.Expires]), and looks at it anew when the
+// rules change ([Policy.Changed], [Policy.Refresh]).
+//
+// # Promises
+//
+//   - Nothing is allowed that the config does not allow: the zero config allows nothing.
+//   - A token that is given is checked, also where anonymous rights would do, and
+//     then stands for itself: it does not add to what anonymous visitors may do.
+//   - A right covers an ask only if it contains all of it.
+//   - Answers do not tell what exists: an unknown key and a bad signature look
+//     alike, and so do a name that is not there and one that is forbidden.
+//   - No token or key is part of an error or of a printed value of this package.
+//   - Only addresses from the config are ever fetched, never one from a token.
+//
+// # Concurrency
+//
+// All methods may be called from any goroutine. A [Grant] is immutable.
 package access
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/outrelay/outrelay/schemas"
 )
@@ -21,30 +42,68 @@ const (
 	Manage                     // the namespace
 )
 
-// An Ask is one thing that a request wants to do.
+// String is the action as a part of a sentence.
+func (a Action) String() string {
+	switch a {
+	case Publish:
+		return "publish to"
+	case Subscribe:
+		return "subscribe to"
+	case Subscription:
+		return "use the subscription"
+	case Listen:
+		return "listen on"
+	case Send:
+		return "send to"
+	case Manage:
+		return "manage"
+	}
+	return "do this to"
+}
+
+// An Ask is one thing that a request wants to do. Topics and Name are what their
+// parsers accepted, or come from a place that did; what is outside its grammar is
+// covered by nothing. A hybrid connection's name is compared without case.
 type Ask struct {
 	Action Action
 	Topics schemas.TopicFilter
 	Name   string
 }
 
-// A Grant is what a request's credentials allow. It is immutable.
-type Grant struct {
-	// Subject names the principal for logs; "" is anonymous. It never is a token.
-	Subject string
-	// Expires is when the grant ends, zero for never.
-	Expires time.Time
+// object is what is asked about, as it may be shown to who asked.
+func (a Ask) object() string {
+	switch a.Action {
+	case Publish, Subscribe:
+		return string(a.Topics)
+	case Manage:
+		return "the namespace"
+	}
+	return a.Name
 }
 
-// Allows returns nil if the grant covers the ask, else a [schemas.Problem] of name
-// "forbidden", or "unauthorized" if no token was given.
-func (g *Grant) Allows(a Ask) error { panic("to come") }
-
-// A Policy holds a gateway's keys and rules.
-type Policy struct{}
+// Challenge is the value of WWW-Authenticate with a problem of name "unauthorized".
+const Challenge = `Bearer realm="outrelay", SharedAccessSignature realm="outrelay"`
 
 // Authorize finds the request's credentials, checks them, and returns their grant
-// if it covers all asks. The error is a [schemas.Problem].
+// if it covers all asks. Without asks it has to allow something at least.
+//
+// The error is a [schemas.Problem]: "parameter" for two different credentials,
+// "unauthorized" for a token that is bad or needed ([Challenge] goes with it),
+// "forbidden" for one that does not cover an ask.
+//
+// It waits for an issuer's keys at most [KeyWait], and only with a token that names
+// a configured issuer and a key that is not known yet. Protocol: section 7.
 func (p *Policy) Authorize(namespace string, r *http.Request, asks ...Ask) (*Grant, error) {
-	panic("to come")
+	c, problem := findCredential(r)
+	if problem != nil {
+		return nil, problem
+	}
+	g, problem := p.grant(r.Context(), namespace, c)
+	if problem != nil {
+		return nil, problem
+	}
+	if err := g.allowsAll(asks); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
