@@ -5,13 +5,13 @@
 # make soak   the long forms of the tests that have one
 # make bench  every benchmark, BENCHCOUNT times, with benchstat's summary
 
-SHELL      := /bin/bash -o pipefail
-.SHELLFLAGS := -euc
-MAKEFLAGS  += --no-print-directory
-FUZZTIME   ?= 1000000x
-BENCHCOUNT ?= 6
-BENCH      ?= .
-TOOLS      := $(CURDIR)/tools/bin
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+FUZZTIME    ?= 1000000x
+BENCHCOUNT  ?= 6
+BENCH       ?= .
+TOOLS       := $(CURDIR)/tools/bin
 
 .PHONY: test unit e2e lint fuzz soak bench tools clean
 
@@ -49,13 +49,15 @@ tools:
 	@mkdir -p $(TOOLS) && cd tools && go build -o $(TOOLS)/ tool
 
 fuzz:
-	@found=0; for pkg in $$(go list ./...); do \
-		targets=$$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); \
-		for target in $$targets; do \
+	@found=0; pkgs=$$(go list ./...); for pkg in $$pkgs; do \
+		tests=$$(go test -list . $$pkg); \
+		for target in $$(sed -n '/^Fuzz/p' <<<"$$tests"); do \
 			found=$$((found + 1)); echo "== $$pkg $$target"; \
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
-	done; echo "make fuzz: $$found targets, $(FUZZTIME) each, nothing found"
+	done; \
+	[ $$found -gt 0 ] || { echo "make fuzz: no target found"; exit 1; }; \
+	echo "make fuzz: $$found targets, $(FUZZTIME) each, nothing found"
 
 # a test that has a long form takes it where OUTRELAY_SOAK is set
 soak:
