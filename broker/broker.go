@@ -18,93 +18,153 @@ package broker
 
 import (
 	"context"
-	"time"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
 
-	"github.com/outrelay/outrelay/broker/filter"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/outrelay/outrelay/schemas"
 )
 
-// A Receipt says what became of a publish.
-type Receipt struct {
-	// Accepted counts the events taken, duplicates and expired ones included.
-	Accepted int
-	// Stored says that Cursor holds: false on a topic that is not stored, and
-	// where every event had expired.
-	Stored bool
-	// Cursor is the place of the last event, or of its first copy.
-	Cursor schemas.Cursor
-	// Duplicates are the indexes of the events that were known already, rising.
-	Duplicates []int
+// DefaultNamespace is the tenant where the configuration names none.
+const DefaultNamespace = "default"
+
+// A Broker is made by [New] and serves while [Broker.Run] runs.
+type Broker struct {
+	config Config
+	logger *slog.Logger
+
+	ready chan struct{}   // closed once the fields below are set
+	ctx   context.Context // Run's; ends all tasks
+
+	starting sync.Mutex
+	closing  bool           // guarded by starting
+	tasks    sync.WaitGroup // every goroutine of the broker but Run's own
+
+	server  *server.Server // nil with an external cluster
+	conn    *nats.Conn     // publishes and requests
+	feeding *nats.Conn     // what feeds read, so that a full one never holds up a publish
+	js      jetstream.JetStream
+
+	namespaces map[string]*namespace // fixed by Run
+	readers    chan struct{}         // a slot for each reader of the log
 }
 
-// From is where a stream begins when no cursor says so.
-type From uint8
+// A namespace is a tenant's log, its way in and its way out.
+type namespace struct {
+	name   string
+	rules  rules
+	log    *eventLog
+	writer *writer
 
-// The values of the parameter "from" (protocol section 2).
-const (
-	FromLatest   From = iota // what is published after the call returns
-	FromEarliest             // the oldest event kept
-	FromLast                 // the last stored event of each matching topic, then live
-	FromTime                 // what was accepted at Start.Time or later
-)
-
-// Start is where a stream or a history page begins. After wins over From.
-type Start struct {
-	From  From
-	Time  time.Time       // for FromTime
-	After *schemas.Cursor // nil: From decides
+	mu   sync.Mutex
+	feed *feed // nil while nobody subscribes
 }
 
-// StreamOptions say what a stream delivers.
-type StreamOptions struct {
-	Topics schemas.TopicFilter
-	// Filter lets an event through by its attributes; nil lets all through.
-	Filter *filter.Filter
-	Start  Start
+// New checks the configuration and makes a broker. It starts nothing. The error
+// names all faults at once.
+func New(c Config) (*Broker, error) {
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return &Broker{
+		config:     c,
+		logger:     c.Logger,
+		ready:      make(chan struct{}),
+		namespaces: map[string]*namespace{},
+		readers:    make(chan struct{}, c.Limits.LogReaders),
+	}, nil
 }
 
-// The reasons of a gap (protocol section 3).
-const (
-	GapSlow     = "slow"
-	GapExpired  = "expired"
-	GapReset    = "reset"
-	GapUnstored = "unstored"
-)
+// Ready is closed once the broker serves.
+func (b *Broker) Ready() <-chan struct{} { return b.ready }
 
-// A Gap says that a subscriber will not get some events, and why.
-type Gap struct {
-	Reason string
-	// Missed counts them, after the filter; nil where it can't be known.
-	Missed *uint64
+// Run starts the broker and blocks until ctx ends and all it started has ended.
+// It may be called once.
+func (b *Broker) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	b.ctx = ctx
+	if b.config.NATS.URL == "" {
+		s, err := startServer(b.config, b.logger)
+		if err != nil {
+			return err
+		}
+		b.server = s
+		defer func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}()
+	}
+	var err error
+	if b.conn, err = b.connect(ctx, "outrelay publish"); err != nil {
+		return err
+	}
+	defer closeConn(b.conn)
+	if b.feeding, err = b.connect(ctx, "outrelay feed"); err != nil {
+		return err
+	}
+	defer closeConn(b.feeding)
+	if b.js, err = jetstream.New(b.conn); err != nil {
+		return err
+	}
+	// In reverse order: what uses the connections ends before they close.
+	defer b.tasks.Wait()
+	defer func() {
+		cancel()
+		b.starting.Lock()
+		b.closing = true
+		b.starting.Unlock()
+	}()
+	for _, name := range b.config.namespaces() {
+		ns := &namespace{name: name, rules: newRules(b.config.Namespaces[name])}
+		ns.log = newEventLog(b, name, ns.rules)
+		if err := ns.log.open(ctx); err != nil {
+			return fmt.Errorf("log of namespace %s: %w", name, err)
+		}
+		ns.writer = newWriter(b, ns)
+		b.namespaces[name] = ns
+		b.start(ns.writer.run)
+	}
+	close(b.ready)
+	<-ctx.Done()
+	return nil
 }
 
-// A Delivery is an event, or the notice of a gap at its place.
-type Delivery struct {
-	// Event is the event in its JSON form with the broker's attributes added. It is
-	// shared: nobody may change it. Nil when Gap is set.
-	Event []byte
-	// Stored says that Cursor holds.
-	Stored bool
-	Cursor schemas.Cursor
-	Gap    *Gap
+// start runs f in a goroutine that Run waits for. Once Run is about to return its
+// context has ended, and f is called here to do no more than notice that.
+func (b *Broker) start(f func(context.Context)) {
+	b.starting.Lock()
+	if b.closing {
+		b.starting.Unlock()
+		f(b.ctx)
+		return
+	}
+	b.tasks.Go(func() { f(b.ctx) })
+	b.starting.Unlock()
 }
 
-// HistoryOptions choose a page of stored events.
-type HistoryOptions struct {
-	Topics schemas.TopicFilter
-	Filter *filter.Filter
-	Start  Start // From must not be FromLatest or FromLast
-	Limit  int   // 1-1,000
-}
-
-// A HistoryPage is some stored events, in order.
-type HistoryPage struct {
-	// Gap, if not nil, comes before the events.
-	Gap    *Gap
-	Events [][]byte
-	// Next is where to go on; More says that there may be more now.
-	Next schemas.Cursor
-	More bool
+// namespace finds a tenant by name, once the broker is ready.
+func (b *Broker) namespace(name string) (*namespace, error) {
+	select {
+	case <-b.ready:
+	default:
+		return nil, errDraining()
+	}
+	if b.ctx.Err() != nil {
+		return nil, errDraining()
+	}
+	ns, ok := b.namespaces[name]
+	if !ok {
+		return nil, schemas.Problemf("not-found", "There is no such namespace.")
+	}
+	return ns, nil
 }
 
 // Publish stores events under topic, all or none, and returns the place of the last.
@@ -116,31 +176,60 @@ type HistoryPage struct {
 // not kept after the return.
 //
 // Errors are of type [schemas.Problem]: ErrStorage, the log can't take it now;
-// ErrDraining, try another gateway; ErrForbidden for the broker's own topics.
+// ErrDraining, try another gateway; ErrForbidden for the broker's own topics;
+// ErrTooLarge for a batch past the limits. Protocol: section 3.
 func (b *Broker) Publish(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (Receipt, error) {
-	panic("to come")
+	ns, err := b.namespace(namespace)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if topic.Notices() {
+		return Receipt{}, schemas.Problemf("forbidden", "Topics under %s/ are the broker's own; publish to another.", schemas.NoticeSegment)
+	}
+	if len(events) > schemas.MaxBatchEvents {
+		return Receipt{}, schemas.Problemf("too-large", "The batch has %d events; at most %d are allowed. Send several.", len(events), schemas.MaxBatchEvents)
+	}
+	if ns.rules.find(topic).Unstored {
+		return b.publishLive(ns, topic, events)
+	}
+	return ns.writer.publish(ctx, topic, events)
 }
 
-// Subscribe opens a stream. It stands when Subscribe returns: what is published
-// afterwards is delivered, or announced as a gap. Close it after use.
-func (b *Broker) Subscribe(ctx context.Context, namespace string, o StreamOptions) (*Stream, error) {
-	panic("to come")
+// Stored says whether topic is kept in the log.
+func (b *Broker) Stored(namespace string, topic schemas.Topic) bool {
+	ns, err := b.namespace(namespace)
+	return err == nil && !topic.Notices() && !ns.rules.find(topic).Unstored
 }
 
-// History reads a page of stored events. It may be short or empty and still have
-// more: it looks at a bounded number of events.
-func (b *Broker) History(ctx context.Context, namespace string, o HistoryOptions) (HistoryPage, error) {
-	panic("to come")
+func errDraining() *schemas.Problem {
+	p := schemas.Problemf("draining", "The gateway is starting or stopping; try again, or another gateway.")
+	p.RetryAfter = retryAfter
+	return p
 }
 
-// Promise is what an answered publish survives, in words, as this broker's log is set up.
-func (b *Broker) Promise() string { panic("to come") }
+// errStorage hides the cause, which is logged, from strangers.
+func (b *Broker) errStorage(doing string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if b.ctx.Err() != nil {
+			return errDraining()
+		}
+		return err
+	}
+	if p := (*schemas.Problem)(nil); errors.As(err, &p) {
+		return p
+	}
+	b.logger.Warn("log unavailable", "doing", doing, "error", err)
+	p := schemas.Problemf("storage", "The log could not be used; try again.")
+	p.RetryAfter = retryAfter
+	return p
+}
 
-// Run starts the broker and blocks until ctx ends and all it started has ended.
-func (b *Broker) Run(ctx context.Context) error { panic("to come") }
-
-// Ready is closed once the broker serves.
-func (b *Broker) Ready() <-chan struct{} { panic("to come") }
-
-// Broker is made by [New].
-type Broker struct{}
+// namespaces lists the tenants in a fixed order.
+func (c Config) namespaces() []string {
+	names := make([]string, 0, len(c.Namespaces))
+	for name := range c.Namespaces {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -82,5 +85,99 @@ type Limits struct {
 	MaxSubscriptions int
 }
 
-// New checks the configuration and makes a broker. It starts nothing.
-func New(c Config) (*Broker, error) { panic("to come") }
+func (c Config) withDefaults() Config {
+	if c.Dir == "" {
+		c.Dir = "outrelay-data"
+	}
+	if c.Log.Storage == "" {
+		c.Log.Storage = "file"
+	}
+	if c.Log.Flush == "" && c.NATS.URL == "" {
+		c.Log.Flush = FlushAlways
+	}
+	if c.Log.Replicas == 0 {
+		c.Log.Replicas = 1
+	}
+	if c.Namespaces == nil {
+		c.Namespaces = map[string]NamespaceConfig{DefaultNamespace: {}}
+	}
+	namespaces := make(map[string]NamespaceConfig, len(c.Namespaces))
+	for name, ns := range c.Namespaces {
+		ns.Retention = ns.Retention.withDefaults()
+		namespaces[name] = ns
+	}
+	c.Namespaces = namespaces
+	c.Limits = c.Limits.withDefaults()
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (r Retention) withDefaults() Retention {
+	r.MaxAge = cmp.Or(r.MaxAge, 7*24*time.Hour)
+	r.MaxBytes = cmp.Or(r.MaxBytes, 10<<30)
+	r.Dedup = cmp.Or(r.Dedup, 2*time.Minute)
+	return r
+}
+
+func (l Limits) withDefaults() Limits {
+	l.RingBytes = cmp.Or(l.RingBytes, 32<<20)
+	l.RingAge = cmp.Or(l.RingAge, time.Minute)
+	l.FeedLinger = cmp.Or(l.FeedLinger, 30*time.Second)
+	l.LogReaders = cmp.Or(l.LogReaders, 16)
+	l.PublishQueue = cmp.Or(l.PublishQueue, 10_000)
+	l.MaxSubscriptions = cmp.Or(l.MaxSubscriptions, 10_000)
+	return l
+}
+
+// FlushAlways is the flush setting that answers only what is on the device.
+const FlushAlways = "always"
+
+// flush reads Flush for the embedded server.
+func (l LogConfig) flush() (always bool, interval time.Duration) {
+	if l.Flush == FlushAlways {
+		return true, 0
+	}
+	interval, _ = time.ParseDuration(l.Flush) // validated
+	return false, interval
+}
+
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Log.Storage != "file" && c.Log.Storage != "memory" {
+		fault("log storage %q: write file or memory", c.Log.Storage)
+	}
+	if c.Log.Flush != "" && c.Log.Flush != FlushAlways {
+		if d, err := time.ParseDuration(c.Log.Flush); err != nil || d <= 0 {
+			fault("log flush %q: write always, or a duration such as 2m", c.Log.Flush)
+		}
+	}
+	if r := c.Log.Replicas; r < 1 || r > 5 || r%2 == 0 {
+		fault("log replicas %d: write 1, 3 or 5", r)
+	}
+	if c.Log.Replicas > 1 && c.NATS.URL == "" {
+		fault("log replicas %d: the embedded server keeps 1; give nats.url for more", c.Log.Replicas)
+	}
+	if c.Limits.MaxSubscriptions > maxConsumers/2 {
+		fault("limit of subscriptions %d: at most %d", c.Limits.MaxSubscriptions, maxConsumers/2)
+	}
+	for name, ns := range c.Namespaces {
+		if _, err := schemas.ParseSegment("namespace", name); err != nil {
+			faults = append(faults, err)
+		}
+		for _, rule := range ns.Topics {
+			if _, err := schemas.ParseTopicFilter(string(rule.Filter)); err != nil {
+				fault("topics of namespace %s: %w", name, err)
+			}
+			if rule.MaxAge < 0 || rule.MaxAge != 0 && rule.MaxAge < time.Second {
+				fault("topics of namespace %s: maxage %s of %s: write at least 1s", name, rule.MaxAge, rule.Filter)
+			}
+		}
+		if ns.Retention.MaxAge < time.Second || ns.Retention.MaxBytes < schemas.MaxBatch || ns.Retention.Dedup < time.Second {
+			fault("retention of namespace %s: maxage and dedup are at least 1s, maxbytes at least 8MiB", name)
+		}
+	}
+	return errors.Join(faults...)
+}

@@ -1,0 +1,141 @@
+package broker
+
+import (
+	"context"
+	"crypto/sha256"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/outrelay/outrelay/schemas"
+)
+
+// An identity stands for (topic, source, id), which is what makes two events the
+// same (protocol section 3).
+type identity [16]byte
+
+func newIdentity(t schemas.Topic, e *schemas.Event) identity {
+	source, id := e.Source(), e.ID()
+	b := make([]byte, 0, len(t)+len(source)+len(id)+2)
+	b = append(b, t...)
+	b = append(b, 0) // none of the three can hold it
+	b = append(b, source...)
+	b = append(b, 0)
+	b = append(b, id...)
+	sum := sha256.Sum256(b)
+	return identity(sum[:16])
+}
+
+// An item is one event on its way into the log. The writer owns it from the queue
+// on until it answers the publish that the item belongs to.
+type item struct {
+	identity identity
+	subject  string
+	header   nats.Header
+	data     []byte
+	accepted int64
+	expired  bool // it is not stored
+
+	// The outcome:
+	settled   bool
+	duplicate bool
+	sequence  uint64
+	first     int64 // when the first copy was accepted
+}
+
+func (i *item) settle(sequence uint64, first int64, duplicate bool) {
+	i.settled, i.sequence, i.first, i.duplicate = true, sequence, first, duplicate
+}
+
+// newItem prepares an event for the log.
+func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, now time.Time) *item {
+	i := &item{
+		identity: newIdentity(t, e),
+		subject:  topicSubject(logPrefix, ns.name, t),
+		data:     e.JSON(),
+		accepted: now.UnixNano(),
+	}
+	i.header = nats.Header{headerAccepted: {strconv.FormatInt(i.accepted, 10)}}
+	ttl := time.Duration(0)
+	if rule.MaxAge < ns.rules.maxAge {
+		ttl = rule.MaxAge
+	}
+	if expiry := e.Expiry(); !expiry.IsZero() {
+		left := expiry.Sub(now)
+		if left <= 0 {
+			i.expired = true
+			return i
+		}
+		i.header[headerExpires] = []string{strconv.FormatInt(expiry.UnixNano(), 10)}
+		if left < ns.rules.maxAge && (ttl == 0 || left < ttl) {
+			ttl = left
+		}
+	}
+	if ttl != 0 { // whole seconds, at least one; what is left over is not delivered
+		i.header[nats.MsgTTLHdr] = []string{strconv.FormatInt(int64((ttl+time.Second-1)/time.Second), 10)}
+	}
+	return i
+}
+
+// publishLive hands events to those who listen now.
+func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.Event) (Receipt, error) {
+	subject, now := topicSubject(livePrefix, ns.name, t), time.Now()
+	for _, e := range events {
+		if expiry := e.Expiry(); !expiry.IsZero() && !expiry.After(now) {
+			continue
+		}
+		if err := b.conn.Publish(subject, e.JSON()); err != nil {
+			return Receipt{}, b.errStorage("publish live", err)
+		}
+	}
+	return Receipt{Accepted: len(events)}, nil
+}
+
+// publish queues events for the log and waits for their outcome.
+func (w *writer) publish(ctx context.Context, t schemas.Topic, events []*schemas.Event) (Receipt, error) {
+	now := time.Now()
+	rule := w.namespace.rules.find(t)
+	p := &publication{items: make([]*item, len(events)), done: make(chan struct{})}
+	waiting := 0
+	for i, e := range events {
+		p.items[i] = newItem(w.namespace, t, rule, e, now)
+		if !p.items[i].expired {
+			waiting++
+		}
+	}
+	if waiting == 0 {
+		return Receipt{Accepted: len(events)}, nil
+	}
+	if err := w.room(ctx, len(events)); err != nil {
+		return Receipt{}, err
+	}
+	select {
+	case w.queue <- p:
+	case <-ctx.Done():
+		w.leave(len(events))
+		return Receipt{}, ctx.Err()
+	case <-w.broker.ctx.Done():
+		w.leave(len(events))
+		return Receipt{}, errDraining()
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		return Receipt{}, ctx.Err() // the writer settles it all the same
+	}
+	if p.err != nil {
+		return Receipt{}, p.err
+	}
+	receipt := Receipt{Accepted: len(events), Stored: true}
+	for i, it := range p.items {
+		if it.expired {
+			continue
+		}
+		if it.duplicate {
+			receipt.Duplicates = append(receipt.Duplicates, i)
+		}
+		receipt.Cursor = schemas.Cursor{Log: w.namespace.log.id, Sequence: it.sequence, Accepted: it.first}
+	}
+	return receipt, nil
+}
