@@ -24,6 +24,7 @@
 package access
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/outrelay/outrelay/schemas"
@@ -104,6 +105,43 @@ func (p *Policy) Authorize(namespace string, r *http.Request, asks ...Ask) (*Gra
 	}
 	if err := g.allowsAll(asks); err != nil {
 		return nil, err
+	}
+	return g, nil
+}
+
+// AuthorizeRelayed is [Policy.Authorize] for a relayed address, where access_token,
+// and an Authorization that was not used to get in, belong to the application.
+//
+// sb-hc-token and ServiceBusAuthorization are always taken for us, in Azure's order:
+// the header first for a WebSocket, else the parameter first. Only if there is
+// neither, and the namespace's visitors may not do all that is asked, the
+// subprotocol and then Authorization are looked at; [Grant.Source] tells the caller
+// what to keep from the application. Two different credentials are no problem here.
+func (p *Policy) AuthorizeRelayed(namespace string, r *http.Request, asks ...Ask) (*Grant, error) {
+	c := findRelayed(r)
+	if c.source == Nowhere {
+		visitor := p.namespace(namespace).visitor()
+		if visitor.allowsAll(asks) == nil {
+			return visitor, nil
+		}
+		c = findApplication(r)
+	}
+	g, problem := p.grant(r.Context(), namespace, c)
+	if problem != nil {
+		return nil, problem
+	}
+	if err := g.allowsAll(asks); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Check checks a token that came with no request: a JWT or the text of a shared
+// access signature. Errors and waiting are as in [Policy.Authorize]; ctx ends the wait.
+func (p *Policy) Check(ctx context.Context, namespace, token string) (*Grant, error) {
+	g, problem := p.grant(ctx, namespace, credential{source: Text, token: token})
+	if problem != nil {
+		return nil, problem
 	}
 	return g, nil
 }

@@ -316,9 +316,9 @@ func TestConfigFaults(t *testing.T) {
 	want := []string{
 		"namespaces.a b",
 		"namespaces.x.hosts[0]", "namespaces.x.hosts[1]",
-		"namespaces.x.keys[0].name", "namespaces.x.keys[0].primary", "namespaces.x.keys[0].rights[0]",
-		"namespaces.x.keys[1].primary", "namespaces.x.keys[1].path",
-		"namespaces.x.keys[2].secondary", "namespaces.x.keys[2].rights",
+		"namespaces.x.keys[0].name", "namespaces.x.keys[0].primaryfile", "namespaces.x.keys[0].rights[0]",
+		"namespaces.x.keys[1].primaryfile", "namespaces.x.keys[1].path",
+		"namespaces.x.keys[2].secondaryfile", "namespaces.x.keys[2].rights",
 		"namespaces.x.keys[3].rights",
 		"namespaces.x.keys[4].name",
 		"namespaces.x.anonymous.publish[1]", "namespaces.x.anonymous.subscribe[0]", "namespaces.x.anonymous.listen[0]", "namespaces.x.anonymous.send[0]",

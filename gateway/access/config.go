@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -15,6 +16,11 @@ import (
 type Config struct {
 	// Namespaces by name. In one that is not here nothing is allowed.
 	Namespaces map[string]Namespace
+	// Transport fetches the keys of token issuers; nil is one of our own, which
+	// uses the proxy that the environment names.
+	Transport http.RoundTripper
+	// Log hears of issuers that give no keys; nil for nobody. It is never told a token.
+	Log *slog.Logger
 }
 
 // A Namespace is the access part of a namespace's config.
@@ -104,12 +110,13 @@ type namespace struct {
 	dev       bool
 	hosts     []string          // folded
 	keys      map[string][]*key // by folded name, those with the longest path first
+	issuers   map[string]*issuer
 	anonymous rights
 	origins   map[string]bool // normalised
 }
 
-func newNamespace(name string, c Namespace, f *faults) *namespace {
-	n := &namespace{name: name, dev: c.Dev, keys: map[string][]*key{}, origins: map[string]bool{}}
+func newNamespace(name string, c Namespace, sources sourceSet, f *faults) *namespace {
+	n := &namespace{name: name, dev: c.Dev, keys: map[string][]*key{}, issuers: map[string]*issuer{}, origins: map[string]bool{}}
 	path := "namespaces." + name
 	if _, err := schemas.ParseSegment("namespace", name); err != nil {
 		f.add(path, "%s", detail(err))
@@ -125,6 +132,9 @@ func newNamespace(name string, c Namespace, f *faults) *namespace {
 	}
 	for _, same := range n.keys {
 		slices.SortStableFunc(same, func(a, b *key) int { return cmp.Compare(len(b.path), len(a.path)) })
+	}
+	for i, issuer := range c.JWT {
+		n.addIssuer(issuer, fmt.Sprintf("%s.jwt[%d]", path, i), sources, f)
 	}
 	if n.anonymous = c.Anonymous.rights(path+".anonymous", f); c.Dev {
 		n.anonymous = everything()
@@ -147,10 +157,10 @@ func (n *namespace) addKey(c Key, path string, f *faults) {
 	case len(c.Name) > 256 || strings.ContainsFunc(c.Name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '&' }):
 		f.add(path+".name", "The name %q can't be used; take at most 256 characters, no control character and no \"&\".", c.Name)
 	}
-	checkSecret(c.Primary, minKey, path+".primary", f)
+	checkSecret(c.Primary, minKey, path+".primaryfile", f)
 	k.secrets = [][]byte{[]byte(c.Primary)}
 	if c.Secondary != "" {
-		checkSecret(c.Secondary, minKey, path+".secondary", f)
+		checkSecret(c.Secondary, minKey, path+".secondaryfile", f)
 		k.secrets = append(k.secrets, []byte(c.Secondary))
 	}
 	for i, right := range c.Rights {

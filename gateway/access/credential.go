@@ -60,14 +60,43 @@ func credentials(r *http.Request) []credential {
 		all = append(all, serviceBus(v))
 	}
 	all = append(all, queryCredentials(r.URL.RawQuery)...)
-	for _, v := range r.Header[headerSubprotocol] {
-		for protocol := range strings.SplitSeq(v, ",") {
-			if text, ok := strings.CutPrefix(strings.Trim(protocol, " \t"), schemas.SubprotocolBearerPrefix); ok {
-				all = append(all, subprotocol(text))
-			}
+	return append(all, subprotocols(r)...)
+}
+
+// findRelayed returns the credential that on a relayed address can only be for us.
+func findRelayed(r *http.Request) credential {
+	var header, query []credential
+	for _, v := range r.Header[headerServiceBus] {
+		header = append(header, serviceBus(v))
+	}
+	for _, c := range queryCredentials(r.URL.RawQuery) {
+		if c.source == ServiceBusQuery {
+			query = append(query, c)
 		}
 	}
-	return all
+	if r.Header["Upgrade"] != nil {
+		return first(header, query)
+	}
+	return first(query, header)
+}
+
+// findApplication returns the credential that on a relayed address is for us only
+// if it is needed to get in.
+func findApplication(r *http.Request) credential {
+	var header []credential
+	for _, v := range r.Header[headerAuthorization] {
+		header = append(header, authorization(v))
+	}
+	return first(subprotocols(r), header)
+}
+
+func first(lists ...[]credential) credential {
+	for _, l := range lists {
+		if len(l) > 0 {
+			return l[0]
+		}
+	}
+	return credential{}
 }
 
 func authorization(value string) credential {
@@ -114,6 +143,18 @@ func queryCredentials(query string) []credential {
 			c.broken = "The token in the query has a bad percent-encoding."
 		}
 		all = append(all, c)
+	}
+	return all
+}
+
+func subprotocols(r *http.Request) []credential {
+	var all []credential
+	for _, v := range r.Header[headerSubprotocol] {
+		for protocol := range strings.SplitSeq(v, ",") {
+			if text, ok := strings.CutPrefix(strings.Trim(protocol, " \t"), schemas.SubprotocolBearerPrefix); ok {
+				all = append(all, subprotocol(text))
+			}
+		}
 	}
 	return all
 }

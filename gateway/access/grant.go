@@ -70,6 +70,9 @@ func (g *Grant) Allows(a Ask) error {
 // Namespace is the one the grant is for. It is worth nothing in another.
 func (g *Grant) Namespace() string { return g.namespace }
 
+// Rights is what the grant allows, for people to read: [Grant.Allows] decides.
+func (g *Grant) Rights() Rights { return g.rights.export() }
+
 func (g *Grant) expired(now time.Time) bool {
 	return !g.Expires.IsZero() && !now.Before(g.Expires)
 }

@@ -1,7 +1,9 @@
 package access
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -14,8 +16,11 @@ import (
 type Policy struct {
 	namespaces atomic.Pointer[map[string]*namespace]
 
-	mu      sync.Mutex
-	changed chan struct{} // guarded by mu
+	reload sync.Mutex // held by one Reload at a time
+
+	mu      sync.Mutex // guards what follows
+	changed chan struct{}
+	sources map[sourceID]*keySource
 }
 
 // New makes a policy. The error joins one [*Fault] for each mistake in c.
@@ -31,17 +36,71 @@ func New(c Config) (*Policy, error) {
 // [New], nothing has changed. Grants that were given stay as they are until they
 // are looked at anew: see [Policy.Changed].
 func (p *Policy) Reload(c Config) error {
+	p.reload.Lock()
+	defer p.reload.Unlock()
+	client := newKeyClient(c.Transport)
+	log := cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	sources := sourceSet{old: p.currentSources(), all: map[sourceID]*keySource{}, make: func(id sourceID) *keySource {
+		return &keySource{
+			sourceID: id, client: client, log: log, notify: p.notify,
+			want: make(chan struct{}, 1), attempt: make(chan struct{}),
+		}
+	}}
 	var f faults
 	namespaces := make(map[string]*namespace, len(c.Namespaces))
 	for _, name := range slices.Sorted(maps.Keys(c.Namespaces)) {
-		namespaces[name] = newNamespace(name, c.Namespaces[name], &f)
+		namespaces[name] = newNamespace(name, c.Namespaces[name], sources, &f)
 	}
 	if err := f.err(); err != nil {
 		return err
 	}
 	p.namespaces.Store(&namespaces)
+	p.mu.Lock()
+	p.sources = sources.all
+	p.mu.Unlock()
 	p.notify()
 	return nil
+}
+
+func (p *Policy) currentSources() map[sourceID]*keySource {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sources
+}
+
+// Run fetches the keys of token issuers, at once and again and again, until ctx
+// ends; it returns nil when its last goroutine has. Without it no token of an
+// issuer that publishes its keys is taken. Call it once.
+func (p *Policy) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	running := map[*keySource]context.CancelFunc{}
+	for {
+		changed := p.Changed()
+		wanted := map[*keySource]bool{}
+		for _, s := range p.currentSources() {
+			wanted[s] = true
+			if running[s] == nil {
+				sctx, cancel := context.WithCancel(ctx)
+				running[s] = cancel
+				wg.Go(func() { s.run(sctx) })
+			}
+		}
+		for s, cancel := range running {
+			if !wanted[s] {
+				cancel()
+				delete(running, s)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			for _, cancel := range running {
+				cancel()
+			}
+			return nil
+		case <-changed:
+		}
+	}
 }
 
 // Changed returns a channel that is closed at the next change of what is allowed:
@@ -103,7 +162,7 @@ func (p *Policy) RenewContext(ctx context.Context, namespace string, old *Grant,
 	if _, err := p.Refresh(old); err != nil {
 		return nil, err
 	}
-	g, problem := p.grant(ctx, namespace, credential{source: SessionTokenRenewal, token: token})
+	g, problem := p.grant(ctx, namespace, credential{source: Text, token: token})
 	if problem != nil {
 		return nil, problem
 	}
@@ -114,7 +173,7 @@ func (p *Policy) RenewContext(ctx context.Context, namespace string, old *Grant,
 }
 
 // grant checks a credential.
-func (p *Policy) grant(_ context.Context, name string, c credential) (*Grant, *schemas.Problem) {
+func (p *Policy) grant(ctx context.Context, name string, c credential) (*Grant, *schemas.Problem) {
 	n := p.namespace(name)
 	switch {
 	case c.source == Nowhere:
@@ -131,7 +190,7 @@ func (p *Policy) grant(_ context.Context, name string, c credential) (*Grant, *s
 	if fields, ok := signatureText(c.token); ok {
 		g, problem = n.checkSignature(fields)
 	} else {
-		problem = schemas.Problemf("unauthorized", "The token is not valid in this namespace.")
+		g, problem = n.checkWebToken(ctx, c.token)
 	}
 	if problem != nil {
 		return nil, problem

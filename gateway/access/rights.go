@@ -7,6 +7,54 @@ import (
 	"github.com/outrelay/outrelay/schemas"
 )
 
+// Rights are what a grant allows, in the form of a JSON Web Token's claim "outrelay"
+// (protocol section 7): topic filters, names of durable subscriptions ("*" for any),
+// and names of hybrid connections or patterns of them in the form of topic filters.
+type Rights struct {
+	Publish       []string `json:"publish,omitempty"`
+	Subscribe     []string `json:"subscribe,omitempty"`
+	Subscriptions []string `json:"subscriptions,omitempty"`
+	Listen        []string `json:"listen,omitempty"`
+	Send          []string `json:"send,omitempty"`
+	Manage        bool     `json:"manage,omitempty"`
+}
+
+// parse checks every name. The text is what is wrong, "" if nothing.
+func (c Rights) parse() (r rights, wrong string) {
+	var f faults
+	r = rights{
+		publish:       topicFilters(c.Publish, "publish", &f),
+		subscribe:     topicFilters(c.Subscribe, "subscribe", &f),
+		subscriptions: c.Subscriptions,
+		listen:        namePatterns(c.Listen, "listen", &f),
+		send:          namePatterns(c.Send, "send", &f),
+		manage:        c.Manage,
+	}
+	for _, name := range c.Subscriptions {
+		if _, err := schemas.ParseSegment("subscription", name); err != nil && name != "*" {
+			f.add("subscriptions", "%s", detail(err))
+		}
+	}
+	if len(f.all) > 0 {
+		return rights{}, f.all[0].Error()
+	}
+	return r, ""
+}
+
+// export returns a copy.
+func (r *rights) export() Rights {
+	text := func(filters []schemas.TopicFilter) (s []string) {
+		for _, f := range filters {
+			s = append(s, string(f))
+		}
+		return s
+	}
+	return Rights{
+		Publish: text(r.publish), Subscribe: text(r.subscribe), Subscriptions: slices.Clone(r.subscriptions),
+		Listen: slices.Clone(r.listen), Send: slices.Clone(r.send), Manage: r.manage,
+	}
+}
+
 // rights is a set of things that may be done. It is immutable once made.
 type rights struct {
 	publish, subscribe []schemas.TopicFilter

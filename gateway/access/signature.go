@@ -24,8 +24,9 @@ type key struct {
 // A signature is the text of a shared access signature, taken apart.
 type signature struct {
 	resource, expiry string // as they stand in the token, which is what is signed
-	host             string // folded, of the decoded resource
-	scope            scope  // of the decoded resource
+	address          string // the resource, decoded once
+	host             string // folded, of the address
+	scope            scope  // of the address
 	expires          time.Time
 	key              string // name
 	mac              []byte
@@ -61,12 +62,11 @@ func parseSignature(text string) (s signature, wrong string) {
 	if s.key, err = url.PathUnescape(seen["skn"]); err != nil {
 		s.key = seen["skn"] // some clients do not escape it
 	}
-	address, err := url.PathUnescape(s.resource)
-	if err != nil {
+	if s.address, err = url.PathUnescape(s.resource); err != nil {
 		return signature{}, "The field sr must be a percent-encoded address."
 	}
 	var ok bool
-	if s.host, s.scope, ok = parseResource(address); !ok {
+	if s.host, s.scope, ok = parseResource(s.address); !ok {
 		return signature{}, "The field sr must be an address such as http://HOST/NAME, http://HOST/topics/TOPIC or http://HOST/ (InvalidAudience)."
 	}
 	return s, ""
