@@ -26,30 +26,36 @@ const (
 
 // ParseCursor reads a cursor's text form. The error is a [Problem] of name "cursor".
 func ParseCursor(s string) (Cursor, error) {
-	bad := Problemf("cursor", "This is no cursor; send one back as it was received, or use \"from\".")
+	if c, ok := parseCursor(s); ok {
+		return c, nil
+	}
+	return Cursor{}, Problemf("cursor", "This is no cursor; send one back as it was received, or use \"from\".")
+}
+
+func parseCursor(s string) (c Cursor, ok bool) {
 	if len(s) > MaxCursor {
-		return Cursor{}, bad
+		return c, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) < 11 || b[0] != cursorVersion {
-		return Cursor{}, bad
+		return c, false
 	}
-	c := Cursor{Log: binary.BigEndian.Uint64(b[1:9])}
+	c.Log = binary.BigEndian.Uint64(b[1:9])
 	b = b[9:]
 	var n int
 	if c.Sequence, n = binary.Uvarint(b); n <= 0 {
-		return Cursor{}, bad
+		return c, false
 	}
 	b = b[n:]
 	accepted, n := binary.Uvarint(b)
 	if n <= 0 || n != len(b) || accepted > 1<<63-1 {
-		return Cursor{}, bad
+		return c, false
 	}
 	c.Accepted = int64(accepted)
 	if c.String() != s { // one text for one cursor
-		return Cursor{}, bad
+		return c, false
 	}
-	return c, nil
+	return c, true
 }
 
 // String is the cursor's text form.

@@ -2,7 +2,6 @@ package schemas
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,25 +11,31 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// decoders are reused; each is reset over its input, which it does not copy.
-var decoders = sync.Pool{New: func() any { return &decoder{} }}
+// readers are reused; each is reset over its input, which it does not copy.
+var readers = sync.Pool{New: func() any { return &reader{} }}
 
-type decoder struct {
+// A reader reads events from JSON.
+type reader struct {
 	jsontext.Decoder
-	buf bytes.Buffer
+	in    []byte
+	buf   bytes.Buffer // over in, as the decoder wants it
+	draft draft
 }
 
-func newDecoder(b []byte) *decoder {
-	d := decoders.Get().(*decoder)
-	d.buf = *bytes.NewBuffer(b)
-	d.Reset(&d.buf)
-	return d
+func newReader(in []byte) *reader {
+	r := readers.Get().(*reader)
+	r.in = in
+	r.buf = *bytes.NewBuffer(in)
+	r.Reset(&r.buf)
+	return r
 }
 
-func (d *decoder) free() {
-	d.buf = bytes.Buffer{}
-	d.Reset(&d.buf)
-	decoders.Put(d)
+func (r *reader) free() {
+	r.in = nil
+	r.buf = bytes.Buffer{}
+	r.Reset(&r.buf)
+	r.draft.reset()
+	readers.Put(r)
 }
 
 // ParseEvent reads one event in the JSON event format (structured mode). It reads
@@ -38,14 +43,14 @@ func (d *decoder) free() {
 // anything after the value is refused. The error is a [Problem] that names the
 // first broken rule. b is not kept.
 func ParseEvent(b []byte) (*Event, error) {
-	d := newDecoder(b)
-	defer d.free()
-	e, err := d.event()
-	if err != nil {
-		return nil, err
+	r := newReader(b)
+	defer r.free()
+	e, p := r.event()
+	if p == nil {
+		p = r.end()
 	}
-	if err := d.end(); err != nil {
-		return nil, err
+	if p != nil {
+		return nil, p
 	}
 	return e, nil
 }
@@ -57,46 +62,144 @@ func ParseBatch(b []byte) ([]*Event, error) {
 	if len(b) > MaxBatch {
 		return nil, Problemf("too-large", "The batch has %d bytes; at most %d are allowed. Send several.", len(b), MaxBatch)
 	}
-	d := newDecoder(b)
-	defer d.free()
-	if d.PeekKind() != '[' {
-		if _, err := d.ReadToken(); err != nil {
-			return nil, syntax(err)
-		}
+	r := newReader(b)
+	defer r.free()
+	if k := r.PeekKind(); k != '[' && k != 0 {
 		return nil, Problemf("event", "A batch is a JSON array of events.")
 	}
-	if _, err := d.ReadToken(); err != nil {
+	if _, err := r.ReadToken(); err != nil {
 		return nil, syntax(err)
 	}
 	var events []*Event
-	for d.PeekKind() != ']' {
-		e, err := d.event()
-		if err != nil {
-			var p *Problem
-			if errors.As(err, &p) {
-				return nil, p.At(len(events))
-			}
-			return nil, err
-		}
+	for r.PeekKind() != ']' {
 		if len(events) == MaxBatchEvents {
 			return nil, Problemf("too-large", "The batch has more than %d events. Send several.", MaxBatchEvents)
 		}
+		e, p := r.event()
+		if p != nil {
+			return nil, p.At(len(events))
+		}
 		events = append(events, e)
 	}
-	if _, err := d.ReadToken(); err != nil {
+	if _, err := r.ReadToken(); err != nil {
 		return nil, syntax(err)
 	}
-	return events, d.end()
+	if p := r.end(); p != nil {
+		return nil, p
+	}
+	return events, nil
 }
 
-func (d *decoder) end() error {
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
+func (r *reader) end() *Problem {
+	_, err := r.ReadToken()
+	switch {
+	case err == nil:
+		return Problemf("event", "There is something after the JSON value.")
+	case errors.Is(err, io.EOF):
+		return nil
+	}
+	return syntax(err)
+}
+
+// value reads the next value, or the next member's name in quotes. Unlike that of
+// the decoder it stays valid.
+func (r *reader) value() (jsontext.Value, *Problem) {
+	v, err := r.ReadValue()
+	if err != nil {
+		return nil, syntax(err)
+	}
+	end := r.InputOffset()
+	return r.in[end-int64(len(v)) : end], nil
+}
+
+// event reads one object at the reader's place.
+func (r *reader) event() (*Event, *Problem) {
+	if r.PeekKind() != '{' {
+		if _, p := r.value(); p != nil {
+			return nil, p
+		}
+		return nil, Problemf("event", "An event is a JSON object.")
+	}
+	if _, err := r.ReadToken(); err != nil {
+		return nil, syntax(err)
+	}
+	r.draft.reset()
+	var data payload
+	for r.PeekKind() != '}' {
+		quoted, p := r.value()
+		if p != nil {
+			return nil, p
+		}
+		value, p := r.value()
+		if p != nil {
+			return nil, p
+		}
+		name := quoted[1 : len(quoted)-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name, _ = jsontext.AppendUnquote(nil, quoted)
+		}
+		switch {
+		case string(name) == "data":
+			data.data = value
+		case string(name) == "data_base64":
+			if value.Kind() != 'n' {
+				data.base64 = value
+			}
+		case brokers(name):
+		default:
+			if p := r.draft.member(name, value); p != nil {
+				return nil, p
+			}
+		}
+	}
+	if _, err := r.ReadToken(); err != nil {
+		return nil, syntax(err)
+	}
+	return r.draft.event(data)
+}
+
+// member takes one attribute. A null is an attribute that is not set.
+func (d *draft) member(name []byte, value jsontext.Value) *Problem {
+	if p := checkName(name); p != nil {
+		return p
+	}
+	kind := value.Kind()
+	if kind == 'n' {
+		return nil
+	}
+	p := d.begin(name)
+	switch kind {
+	case '"':
+		text, err := jsontext.AppendUnquote(d.text, value)
 		if err != nil {
 			return syntax(err)
 		}
-		return Problemf("event", "There is something after the JSON value.")
+		d.text = text
+		return d.end(p)
+	case 't', 'f':
+		p.kind = Boolean
+	case '0':
+		p.kind = Integer
+		if !validInteger(value) {
+			return fault(d.name(p), "The attribute %q is a number outside the Integers of CloudEvents: whole, from -2147483648 to 2147483647, without fraction or exponent.", d.name(p))
+		}
+	default:
+		return fault(d.name(p), "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", d.name(p))
 	}
-	return nil
+	d.text = append(d.text, value...)
+	return d.end(p)
+}
+
+// jsonValue returns b without the blanks around it, if it is one strictly valid
+// JSON value.
+func jsonValue(b []byte) ([]byte, bool) {
+	r := newReader(b)
+	defer r.free()
+	v, p := r.value()
+	if p != nil || r.end() != nil || tooDeep(v) {
+		return nil, false
+	}
+	return v, true
 }
 
 // syntax puts a fault of the JSON into the words of the contract.
@@ -118,148 +221,12 @@ func syntax(err error) *Problem {
 		what = "invalid UTF-8"
 	case strings.Contains(s.Err.Error(), "surrogate"):
 		what = "a lone surrogate"
+	case strings.Contains(s.Err.Error(), "depth"):
+		what = "it is nested too deep"
 	}
 	where := ""
 	if s.JSONPointer != "" {
 		where = fmt.Sprintf(" in %q", clip(string(s.JSONPointer)))
 	}
 	return Problemf("event", "The JSON is wrong at byte %d%s: %s.", s.ByteOffset, where, what)
-}
-
-// event reads one object at the decoder's place.
-func (d *decoder) event() (*Event, error) {
-	if k := d.PeekKind(); k != '{' {
-		if _, err := d.ReadValue(); err != nil {
-			return nil, syntax(err)
-		}
-		return nil, Problemf("event", "An event is a JSON object.")
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, syntax(err)
-	}
-	e := &Event{attributes: make([]Attribute, 0, 12)}
-	var raw, base []byte // of data and data_base64
-	for d.PeekKind() != '}' {
-		token, err := d.ReadToken()
-		if err != nil {
-			return nil, syntax(err)
-		}
-		name := token.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return nil, syntax(err)
-		}
-		switch {
-		case name == "data":
-			raw = bytes.Clone(value)
-		case name == "data_base64":
-			if value.Kind() != 'n' {
-				base = bytes.Clone(value)
-			}
-		case brokers(name):
-		default:
-			if p := checkName(name); p != nil {
-				return nil, p
-			}
-			if p := e.member(name, value); p != nil {
-				return nil, p
-			}
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, syntax(err)
-	}
-	if p := e.payload(raw, base); p != nil {
-		return nil, p
-	}
-	return e, e.finish()
-}
-
-// member takes one attribute. A null is an attribute that is not set.
-func (e *Event) member(name string, value jsontext.Value) *Problem {
-	a := Attribute{Name: name}
-	switch value.Kind() {
-	case 'n':
-		return nil
-	case '"':
-		text, err := jsontext.AppendUnquote(nil, value)
-		if err != nil {
-			return syntax(err)
-		}
-		a.Value = string(text)
-	case 't', 'f':
-		a.Kind, a.Value = Boolean, string(value)
-	case '0':
-		a.Kind, a.Value = Integer, string(value)
-		if p := checkInteger(name, a.Value); p != nil {
-			return p
-		}
-	default:
-		p := Problemf("event", "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", name)
-		p.Attribute = name
-		return p
-	}
-	e.attributes = append(e.attributes, a)
-	return nil
-}
-
-// payload takes the members data and data_base64 (JSON event format, section 3.1).
-func (e *Event) payload(raw, base []byte) *Problem {
-	switch {
-	case raw != nil && base != nil:
-		return Problemf("event", "The event has both data and data_base64; give one.")
-	case base != nil:
-		if base[0] != '"' {
-			return Problemf("event", "data_base64 must be a string.")
-		}
-		text, err := jsontext.AppendUnquote(nil, base)
-		if err != nil {
-			return syntax(err)
-		}
-		if !validBase64(text) {
-			return Problemf("event", "data_base64 is no padded standard base64 (RFC 4648 section 4).")
-		}
-		e.kind = dataBase64
-		e.data = append(append(append(make([]byte, 0, len(text)+2), '"'), text...), '"')
-	case raw != nil:
-		if contentType := e.value("datacontenttype"); contentType == "" || jsonMediaType(contentType) {
-			e.kind, e.data = dataJSON, raw
-			return nil
-		}
-		if raw[0] != '"' {
-			return Problemf("event", "With this datacontenttype, data must be a string; binary data goes into data_base64.")
-		}
-		text, err := jsontext.AppendUnquote(nil, raw)
-		if err != nil {
-			return syntax(err)
-		}
-		e.kind = dataText
-		e.data, _ = jsontext.AppendQuote(nil, text)
-	}
-	return nil
-}
-
-// validBase64 is stricter than the decoder, which skips line ends.
-func validBase64(text []byte) bool {
-	if bytes.ContainsAny(text, "\r\n") {
-		return false
-	}
-	_, err := base64.StdEncoding.Strict().AppendDecode(make([]byte, 0, len(text)), text)
-	return err == nil
-}
-
-// jsonValue returns b without the blanks around it, if it is one strictly valid
-// JSON value.
-func jsonValue(b []byte) ([]byte, bool) {
-	d := newDecoder(b)
-	defer d.free()
-	v, err := d.ReadValue()
-	if err != nil {
-		return nil, false
-	}
-	value := bytes.Clone(v)
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, false
-	}
-	return value, true
 }

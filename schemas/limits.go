@@ -13,6 +13,10 @@ const (
 	// MaxAttributes is the size in bytes of all names and values of an event's
 	// context attributes together.
 	MaxAttributes = 8 << 10
+	// MaxDepth is how deep arrays and objects may lie in JSON data. It is below
+	// what common readers of JSON take (10,000), so that what wraps an event
+	// stays readable.
+	MaxDepth = 9000
 	// MaxStreamMessage is the longest text message in bytes that a client may
 	// send on a cloudevents.json WebSocket; a longer one closes with 1009.
 	MaxStreamMessage = 2 << 20

@@ -1,9 +1,11 @@
 package schemas
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -28,6 +30,10 @@ type Problem struct {
 	EventID string
 	// RetryAfter is when to try again, for rate, draining and storage. Zero: not said.
 	RetryAfter time.Duration
+
+	// as received, of a name that is not in the table
+	status int
+	title  string
 }
 
 // One for each name of the contract, to compare with.
@@ -90,12 +96,13 @@ func Problemf(name, format string, args ...any) *Problem {
 	return &Problem{Name: name, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Status is the HTTP status of the problem, 500 for an unknown name.
+// Status is the HTTP status of the problem. For a name that is not in the table
+// it is the one that was received with it, or 500.
 func (p *Problem) Status() int {
 	if e, ok := problems[p.Name]; ok {
 		return e.status
 	}
-	return http.StatusInternalServerError
+	return cmp.Or(p.status, http.StatusInternalServerError)
 }
 
 // Title is the problem's name in words.
@@ -103,7 +110,7 @@ func (p *Problem) Title() string {
 	if e, ok := problems[p.Name]; ok {
 		return e.title
 	}
-	return p.Name
+	return cmp.Or(p.title, p.Name)
 }
 
 // Error is the title and the detail.
@@ -143,22 +150,45 @@ type problemJSON struct {
 
 // MarshalJSON writes the problem details. RetryAfter is a header, not a member.
 func (p *Problem) MarshalJSON() ([]byte, error) {
+	kind := p.Name
+	if _, ok := problems[p.Name]; ok || !strings.Contains(p.Name, ":") {
+		kind = ProblemBase + p.Name
+	}
 	return json.Marshal(problemJSON{
-		ProblemBase + p.Name, p.Title(), p.Status(), p.Detail, p.Index, p.Attribute, p.EventID,
+		kind, p.Title(), p.Status(), p.Detail, p.Index, p.Attribute, p.EventID,
 	})
 }
 
-// UnmarshalJSON reads problem details; a type that is not the contract's keeps
-// its whole address as Name.
+// UnmarshalJSON reads problem details. A type that is not the contract's keeps
+// its whole address as Name, "about:blank" where there is none. A member of the
+// wrong type counts as missing (RFC 9457 section 3.1).
 func (p *Problem) UnmarshalJSON(b []byte) error {
-	var j problemJSON
-	if err := json.Unmarshal(b, &j); err != nil {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil {
 		return err
 	}
-	name := j.Type
-	if len(name) > len(ProblemBase) && name[:len(ProblemBase)] == ProblemBase {
-		name = name[len(ProblemBase):]
+	q := Problem{
+		Detail:    member[string](members, "detail"),
+		Index:     member[*int](members, "index"),
+		Attribute: member[string](members, "attribute"),
+		EventID:   member[string](members, "eventid"),
 	}
-	*p = Problem{Name: name, Detail: j.Detail, Index: j.Index, Attribute: j.Attribute, EventID: j.EventID}
+	kind := cmp.Or(member[string](members, "type"), "about:blank")
+	q.Name = kind
+	if name, ok := strings.CutPrefix(kind, ProblemBase); ok && name != "" {
+		q.Name = name
+	}
+	if _, ok := problems[q.Name]; !ok {
+		q.status, q.title = member[int](members, "status"), member[string](members, "title")
+	}
+	*p = q
 	return nil
+}
+
+// member reads one member, zero if it is missing or of another type.
+func member[T any](members map[string]json.RawMessage, name string) (v T) {
+	if err := json.Unmarshal(members[name], &v); err != nil {
+		return *new(T)
+	}
+	return v
 }

@@ -11,9 +11,11 @@ const (
 	MaxTopic    = 256
 )
 
-// NoticeSegment begins the topics of the broker's own notices. A wildcard first
-// segment never matches it, and publishing under it is refused.
+// NoticeSegment and a "/" begin the topics of the broker's own notices. A wildcard
+// first segment never matches them, and publishing to them is refused.
 const NoticeSegment = "outrelay"
+
+func notices(s string) bool { return strings.HasPrefix(s, NoticeSegment+"/") }
 
 // A Topic is where events are published: 1-16 segments joined by "/", at most
 // 256 bytes. Make one with [ParseTopic].
@@ -29,10 +31,7 @@ func ParseTopic(s string) (Topic, error) {
 }
 
 // Notices says whether t is one of the broker's own.
-func (t Topic) Notices() bool {
-	first, _, _ := strings.Cut(string(t), "/")
-	return first == NoticeSegment
-}
+func (t Topic) Notices() bool { return notices(string(t)) }
 
 // A TopicFilter is a pattern over topics: a topic in which a segment may be "*"
 // (exactly one segment) and the last may be "**" (one or more).
@@ -50,15 +49,19 @@ func ParseTopicFilter(s string) (TopicFilter, error) {
 // Concrete says whether f has no wildcard, so that it is a topic.
 func (f TopicFilter) Concrete() bool { return !strings.Contains(string(f), "*") }
 
+// Notices says whether all of f's topics are the broker's own; if not, none is.
+func (f TopicFilter) Notices() bool { return notices(string(f)) }
+
 // Match says whether t is one of f's topics.
 func (f TopicFilter) Match(t Topic) bool {
+	if t.Notices() != f.Notices() {
+		return false
+	}
 	pattern, topic := string(f), string(t)
-	for first := true; ; first = false {
+	for {
 		p, restP, moreP := strings.Cut(pattern, "/")
 		s, restT, moreT := strings.Cut(topic, "/")
 		switch {
-		case first && s == NoticeSegment && p != s:
-			return false
 		case p == "**":
 			return true
 		case p != "*" && p != s:
@@ -72,12 +75,13 @@ func (f TopicFilter) Match(t Topic) bool {
 	}
 }
 
-// Contains says whether every topic of g is one of f's: a right to f covers g.
+// Contains says whether every topic of g is one of f's: a right to f covers g. It
+// looks at the segments alone, not at the limits on the length of a topic.
 func (f TopicFilter) Contains(g TopicFilter) bool {
-	a, b := strings.Split(string(f), "/"), strings.Split(string(g), "/")
-	if b[0] == NoticeSegment && a[0] != b[0] {
+	if f.Notices() != g.Notices() {
 		return false
 	}
+	a, b := strings.Split(string(f), "/"), strings.Split(string(g), "/")
 	for i, p := range a {
 		if i >= len(b) {
 			return false
@@ -94,13 +98,13 @@ func (f TopicFilter) Contains(g TopicFilter) bool {
 	return len(a) == len(b)
 }
 
-// Overlaps says whether some topic is matched by both f and g.
+// Overlaps says whether some topic is matched by both f and g. It looks at the
+// segments alone, not at the limits on the length of a topic.
 func (f TopicFilter) Overlaps(g TopicFilter) bool {
-	a, b := strings.Split(string(f), "/"), strings.Split(string(g), "/")
-	notice := func(s string) bool { return s == NoticeSegment }
-	if notice(a[0]) != notice(b[0]) {
+	if f.Notices() != g.Notices() {
 		return false
 	}
+	a, b := strings.Split(string(f), "/"), strings.Split(string(g), "/")
 	for i := 0; ; i++ {
 		switch {
 		case i == len(a) || i == len(b):
@@ -158,8 +162,11 @@ func checkSegment(what, s string, wildcards, last bool) *Problem {
 	}
 	for i := range len(s) {
 		if !segmentByte(s[i]) {
-			if s[i] == '*' && !wildcards {
+			switch {
+			case s[i] == '*' && !wildcards:
 				return Problemf("name", "The %s has a wildcard; only a topic filter may hold one.", what)
+			case s[i] == '*':
+				return Problemf("name", "The %s has \"*\" beside other characters; a wildcard is a segment of its own.", what)
 			}
 			return Problemf("name", "The %s has the character %q; a segment is made of A-Z a-z 0-9 . _ ~ -.", what, firstRune(s[i:]))
 		}

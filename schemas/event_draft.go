@@ -1,0 +1,291 @@
+package schemas
+
+import (
+	"bytes"
+	"encoding/base64"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// A draft gathers the attributes of an event as they are read, without an
+// allocation for each, until [draft.event] checks and joins them. It is reused.
+type draft struct {
+	text  []byte // extension names and all values, one behind the other
+	parts []part
+	size  int // of all names and values
+}
+
+// A part is one attribute; its name is the text [start,middle), which is empty
+// for a core attribute, and its value the text [middle,end).
+type part struct {
+	rank               rank
+	kind               Kind
+	start, middle, end int
+}
+
+func (d *draft) reset() {
+	if cap(d.text) > 2*MaxAttributes {
+		d.text = nil // a stranger's large event must not stay
+	}
+	if cap(d.parts) > 64 {
+		d.parts = nil
+	}
+	d.text, d.parts, d.size = d.text[:0], d.parts[:0], 0
+}
+
+// begin starts a part with its name.
+func (d *draft) begin(name []byte) part {
+	p := part{rank: rankOf(name), start: len(d.text)}
+	d.size += len(name)
+	if p.rank == rankExtension {
+		d.text = append(d.text, name...)
+	}
+	p.middle = len(d.text)
+	return p
+}
+
+// end completes a part whose value was appended to the text.
+func (d *draft) end(p part) *Problem {
+	p.end = len(d.text)
+	d.size += p.end - p.middle
+	if d.size > MaxAttributes {
+		return Problemf("too-large", "The attributes have more than %d bytes in all. Move what is large into the data.", MaxAttributes)
+	}
+	d.parts = append(d.parts, p)
+	return nil
+}
+
+// name is the name of a part.
+func (d *draft) name(p part) string {
+	if p.rank < rankExtension {
+		return coreNames[p.rank]
+	}
+	return string(d.text[p.start:p.middle])
+}
+
+// event checks the parts and joins them with the data to an event. It keeps
+// nothing of either.
+func (d *draft) event(data payload) (*Event, *Problem) {
+	slices.SortFunc(d.parts, func(a, b part) int {
+		if a.rank != b.rank || a.rank < rankExtension {
+			return int(a.rank) - int(b.rank)
+		}
+		return bytes.Compare(d.text[a.start:a.middle], d.text[b.start:b.middle])
+	})
+	e := &Event{attributes: make([]Attribute, len(d.parts))}
+	text, size := string(d.text), len(`{}`)
+	required := rank(0)
+	var contentType string
+	for i, p := range d.parts {
+		a := &e.attributes[i]
+		*a = Attribute{Name: text[p.start:p.middle], Value: text[p.middle:p.end], Kind: p.kind}
+		if p.rank < rankExtension {
+			a.Name = coreNames[p.rank]
+		}
+		if i > 0 && a.Name == e.attributes[i-1].Name {
+			return nil, fault(a.Name, "The attribute %q stands twice.", a.Name)
+		}
+		if problem := a.check(p.rank); problem != nil {
+			return nil, problem
+		}
+		if p.rank == required {
+			required++
+		}
+		if p.rank == rankContentType {
+			contentType = a.Value
+		}
+		size += len(a.Name) + len(a.Value) + len(`"":"",`)
+	}
+	if required <= rankType {
+		return nil, fault(coreNames[required], "The required attribute %q is missing.", coreNames[required])
+	}
+	b := make([]byte, 0, size+data.size())
+	for i := range e.attributes {
+		b = e.attributes[i].appendMember(b, i == 0)
+	}
+	if problem := e.addData(b, data, contentType); problem != nil {
+		return nil, problem
+	}
+	if len(e.json) > MaxEvent {
+		return nil, Problemf("too-large", "The event has %d bytes in its JSON form; at most %d are allowed. Put large data elsewhere and send its address (extension dataref).", len(e.json), MaxEvent)
+	}
+	return e, nil
+}
+
+// appendMember appends the attribute as a member of a JSON object.
+func (a *Attribute) appendMember(b []byte, first bool) []byte {
+	if first {
+		b = append(b, '{', '"')
+	} else {
+		b = append(b, ',', '"')
+	}
+	b = append(b, a.Name...)
+	b = append(b, '"', ':')
+	if a.Kind != String {
+		return append(b, a.Value...)
+	}
+	b = append(b, '"')
+	rest := a.Value
+	for {
+		i := strings.IndexAny(rest, `"\`) // what else JSON escapes is not allowed in a String
+		if i < 0 {
+			return append(append(b, rest...), '"')
+		}
+		b = append(append(b, rest[:i]...), '\\', rest[i])
+		rest = rest[i+1:]
+	}
+}
+
+// A payload is an event's data as it came: from structured mode the JSON values
+// of the two members, from binary mode the body. Nil or empty: none.
+type payload struct {
+	data, base64 []byte
+	body         []byte
+}
+
+// size is about how much the payload adds to the JSON form.
+func (p *payload) size() int {
+	n := len(`,"data_base64":""`) + len(p.data) + len(p.base64) + len(p.body)
+	if len(p.body) > 0 {
+		n += len(p.body) / 3 // as base64
+	}
+	return n
+}
+
+// addData ends the JSON form b with the data.
+func (e *Event) addData(b []byte, data payload, contentType string) *Problem {
+	var value []byte
+	var problem *Problem
+	if len(data.body) > 0 {
+		e.kind, value = fromBody(data.body, contentType)
+	} else if e.kind, value, problem = fromMembers(data, contentType); problem != nil {
+		return problem
+	}
+	switch e.kind {
+	case dataJSON, dataText:
+		b = append(b, `,"data":`...)
+	case dataBase64:
+		b = append(b, `,"data_base64":`...)
+	}
+	start := len(b)
+	switch {
+	case len(data.body) == 0 || e.kind == dataJSON:
+		b = append(b, value...)
+	case e.kind == dataText:
+		b, _ = jsontext.AppendQuote(b, value) // it is UTF-8
+	case e.kind == dataBase64:
+		b = append(base64.StdEncoding.AppendEncode(append(b, '"'), value), '"')
+	}
+	e.data = b[start:len(b):len(b)]
+	e.json = append(b, '}')
+	return nil
+}
+
+// fromBody chooses the form of a binary-mode body (JSON event format 1.0.2,
+// section 3.1.1).
+func fromBody(body []byte, contentType string) (dataKind, []byte) {
+	media, _ := parseMediaType(contentType)
+	if media.json() {
+		if value, ok := jsonValue(body); ok {
+			return dataJSON, value
+		}
+	}
+	if media.text() && utf8.Valid(body) {
+		return dataText, body
+	}
+	return dataBase64, body
+}
+
+// fromMembers reads the members data and data_base64 (JSON event format 1.0.2,
+// section 3.1).
+func fromMembers(p payload, contentType string) (dataKind, []byte, *Problem) {
+	switch {
+	case p.data != nil && p.base64 != nil:
+		return 0, nil, Problemf("event", "The event has both data and data_base64; give one.")
+	case p.base64 != nil:
+		value, ok := plainString(p.base64)
+		if !ok {
+			return 0, nil, Problemf("event", "data_base64 must be a string.")
+		}
+		if !validBase64(value[1 : len(value)-1]) {
+			return 0, nil, Problemf("event", "data_base64 is no padded standard base64 (RFC 4648 section 4).")
+		}
+		return dataBase64, value, nil
+	case p.data == nil:
+		return dataNone, nil, nil
+	}
+	if media, _ := parseMediaType(contentType); contentType == "" || media.json() {
+		if tooDeep(p.data) {
+			return 0, nil, Problemf("event", "The data is nested more than %d deep.", MaxDepth)
+		}
+		return dataJSON, p.data, nil
+	}
+	value, ok := plainString(p.data)
+	if !ok {
+		return 0, nil, Problemf("event", "With this datacontenttype, data must be a string; binary data goes into data_base64.")
+	}
+	return dataText, value, nil
+}
+
+// plainString returns a valid JSON string without the escapes that it does not
+// need; false if value is something else.
+func plainString(value []byte) ([]byte, bool) {
+	if value[0] != '"' {
+		return nil, false
+	}
+	if bytes.IndexByte(value, '\\') < 0 {
+		return value, true
+	}
+	text, err := jsontext.AppendUnquote(nil, value)
+	if err != nil {
+		return nil, false
+	}
+	value, err = jsontext.AppendQuote(make([]byte, 0, len(text)+len(text)/16+2), text)
+	return value, err == nil
+}
+
+// validBase64 is stricter than the decoder, which skips line ends.
+func validBase64(text []byte) bool {
+	const chunk = 1024
+	var buf [chunk / 4 * 3]byte
+	for len(text) > 0 {
+		n := min(len(text), chunk)
+		want := n / 4 * 3
+		if last := text[max(0, n-2):]; n == len(text) {
+			want -= len(last) - len(bytes.TrimRight(last, "="))
+		}
+		if got, err := base64.StdEncoding.Strict().Decode(buf[:], text[:n]); err != nil || got != want || n%4 != 0 {
+			return false
+		}
+		text = text[n:]
+	}
+	return true
+}
+
+// tooDeep says whether arrays and objects in valid JSON lie more than [MaxDepth]
+// deep.
+func tooDeep(value []byte) bool {
+	if bytes.Count(value, []byte{'['})+bytes.Count(value, []byte{'{'}) <= MaxDepth {
+		return false
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			if depth++; depth > MaxDepth {
+				return true
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return false
+}
