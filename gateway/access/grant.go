@@ -14,13 +14,13 @@ type Source uint8
 
 // The places a token can be in.
 const (
-	Nowhere             Source = iota // anonymous
-	Authorization                     // the header of that name
-	ServiceBusHeader                  // the header ServiceBusAuthorization
-	ServiceBusQuery                   // the query parameter sb-hc-token
-	AccessToken                       // the query parameter access_token
-	Subprotocol                       // a WebSocket subprotocol outrelay.bearer.TOKEN
-	SessionTokenRenewal               // not a request: [Policy.Renew]
+	Nowhere          Source = iota // anonymous
+	Authorization                  // the header of that name
+	ServiceBusHeader               // the header ServiceBusAuthorization
+	ServiceBusQuery                // the query parameter sb-hc-token
+	AccessToken                    // the query parameter access_token
+	Subprotocol                    // a WebSocket subprotocol outrelay.bearer.TOKEN
+	Text                           // no request: [Policy.Renew], [Policy.Check]
 )
 
 // InURL says whether the token was in the address, so that the answer needs
