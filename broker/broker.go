@@ -51,6 +51,7 @@ type Broker struct {
 	feeding *nats.Conn     // what feeds read, so that a full one never holds up a publish
 	js      jetstream.JetStream
 
+	cut        cuts                  // of either connection
 	namespaces map[string]*namespace // fixed by Run
 	readers    chan struct{}         // a slot for each reader of the log
 }
@@ -103,11 +104,11 @@ func (b *Broker) Run(ctx context.Context) error {
 		}()
 	}
 	var err error
-	if b.conn, err = b.connect(ctx, "outrelay publish"); err != nil {
+	if b.conn, err = b.connect(ctx, "outrelay publish", b.cut.tell); err != nil {
 		return err
 	}
 	defer closeConn(b.conn)
-	if b.feeding, err = b.connect(ctx, "outrelay feed"); err != nil {
+	if b.feeding, err = b.connect(ctx, "outrelay feed", b.cut.tell); err != nil {
 		return err
 	}
 	defer closeConn(b.feeding)

@@ -154,7 +154,7 @@ func (l *eventLog) place(ctx context.Context) (place, error) {
 			} `json:"state"`
 			Error *jetstream.APIError `json:"error"`
 		}
-		answer, err := l.broker.conn.RequestWithContext(ctx, "$JS.API.STREAM.INFO."+l.stream, nil)
+		answer, err := l.broker.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.INFO." + l.stream})
 		if err != nil {
 			return place{}, err
 		}
@@ -234,7 +234,7 @@ func (l *eventLog) leader(ctx context.Context, get leaderGet) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	answer, err := l.broker.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+l.stream, request)
+	answer, err := l.broker.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + l.stream, Data: request})
 	if err != nil {
 		return record{}, err
 	}
@@ -292,13 +292,16 @@ func (l *eventLog) direct(ctx context.Context, get directGet) (records []record,
 		return nil, 0, err
 	}
 	defer sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
+	caller := ctx
+	ctx, stop := l.broker.cut.watch(ctx)
+	defer stop()
 	if err := conn.PublishRequest("$JS.API.DIRECT.GET."+l.stream, inbox, request); err != nil {
 		return nil, 0, err
 	}
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, cutError(caller, err)
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":

@@ -75,7 +75,7 @@ func (r *reader) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	now, err := r.log.place(ctx)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if isCode(err, jetstream.JSErrCodeStreamNotFound) {
 		if err := r.log.open(ctx); err != nil {
 			return err
 		}
@@ -98,6 +98,8 @@ func (r *reader) check(ctx context.Context) error {
 
 // consume reads with one consumer until a fault.
 func (r *reader) consume(ctx context.Context) error {
+	ctx, stop := r.broker.cut.watch(ctx)
+	defer stop()
 	conn := r.broker.feeding
 	name, err := r.create(ctx)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -52,9 +53,57 @@ func startServer(c Config, logger *slog.Logger) (*server.Server, error) {
 	return s, nil
 }
 
+// cuts tells those who read from a connection that it was cut and is there again:
+// what was asked before is lost.
+type cuts struct {
+	mu      sync.Mutex
+	cancels map[*context.CancelFunc]struct{}
+}
+
+// watch returns a context that ends with ctx or the next cut. Call stop after use.
+func (c *cuts) watch(ctx context.Context) (watched context.Context, stop func()) {
+	watched, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cancels == nil {
+		c.cancels = map[*context.CancelFunc]struct{}{}
+	}
+	c.cancels[&cancel] = struct{}{}
+	return watched, func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.cancels, &cancel)
+	}
+}
+
+func (c *cuts) tell() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for cancel := range c.cancels {
+		(*cancel)()
+	}
+}
+
+// request asks a question of NATS. It fails at once when the connection is cut,
+// instead of waiting for an answer that won't come.
+func (b *Broker) request(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	watched, stop := b.cut.watch(ctx)
+	defer stop()
+	answer, err := b.conn.RequestMsgWithContext(watched, m)
+	return answer, cutError(ctx, err)
+}
+
+// cutError tells a context that ended with a cut from the caller's.
+func cutError(caller context.Context, err error) error {
+	if errors.Is(err, context.Canceled) && caller.Err() == nil {
+		return nats.ErrDisconnected
+	}
+	return err
+}
+
 // connect opens a connection that never gives up.
-func (b *Broker) connect(ctx context.Context, name string) (*nats.Conn, error) {
-	closed := make(chan struct{})
+func (b *Broker) connect(ctx context.Context, name string, again func()) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name(name),
 		nats.MaxReconnects(-1),
@@ -68,8 +117,10 @@ func (b *Broker) connect(ctx context.Context, name string) (*nats.Conn, error) {
 				b.logger.Warn("NATS disconnected", "connection", name, "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { b.logger.Info("NATS connected again", "connection", name) }),
-		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			b.logger.Info("NATS connected again", "connection", name)
+			again()
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			b.logger.Warn("NATS", "connection", name, "error", err)
 		}),

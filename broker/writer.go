@@ -44,6 +44,7 @@ type writer struct {
 	waiting   atomic.Int64  // events in the queue or beyond
 	left      chan struct{} // somebody may find room now
 	recent    *recent       // owned by run
+	patience  time.Duration // for one answer; owned by run
 	held      *publication  // taken from the queue, too large for the batch before; owned by run
 }
 
@@ -197,8 +198,10 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 // another gateway, from before a restart, or from a try whose answer was lost.
 func (w *writer) commit(ctx context.Context, items []*item) error {
 	deadline := time.Now().Add(storeTimeout)
+	w.patience = minPatience
 	for delay := time.Millisecond; ; delay = min(2*delay, 250*time.Millisecond) {
 		err := w.try(ctx, items)
+		w.patience = min(2*w.patience, maxPatience)
 		if err == nil {
 			return nil
 		}
@@ -219,8 +222,11 @@ func (w *writer) commit(ctx context.Context, items []*item) error {
 // can't take it.
 const storeTimeout = 20 * time.Second
 
-// attemptTimeout is how long one try waits for its answer.
-const attemptTimeout = 5 * time.Second
+// How long the first try waits for an answer, and a later one at most.
+const (
+	minPatience = time.Second
+	maxPatience = 5 * time.Second
+)
 
 func transient(err error) bool {
 	var api *jetstream.APIError
@@ -300,9 +306,9 @@ type ack struct {
 }
 
 func (w *writer) request(ctx context.Context, m *nats.Msg) (ack, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.patience)
 	defer cancel()
-	answer, err := w.broker.conn.RequestMsgWithContext(ctx, m)
+	answer, err := w.broker.request(ctx, m)
 	if err != nil {
 		return ack{}, err
 	}
