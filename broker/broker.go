@@ -115,6 +115,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	if b.js, err = jetstream.New(b.conn); err != nil {
 		return err
 	}
+	if size := b.conn.MaxPayload(); size < schemas.MaxEvent+headerRoom {
+		b.logger.Warn("NATS takes smaller messages than the largest event; raise its max_payload", "max_payload", size, "wanted", schemas.MaxEvent+headerRoom)
+	}
 	// In reverse order: what uses the connections ends before they close.
 	defer b.tasks.Wait()
 	defer func() {
@@ -189,6 +192,13 @@ func (b *Broker) Publish(ctx context.Context, namespace string, topic schemas.To
 	}
 	if len(events) > schemas.MaxBatchEvents {
 		return Receipt{}, schemas.Problemf("too-large", "The batch has %d events; at most %d are allowed. Send several.", len(events), schemas.MaxBatchEvents)
+	}
+	if room := b.conn.MaxPayload() - headerRoom; room < schemas.MaxEvent {
+		for i, e := range events { // an existing cluster with a smaller max_payload
+			if int64(e.Size()) > room {
+				return Receipt{}, schemas.Problemf("too-large", "The event has %d bytes; the broker's NATS is set to take %d. Its operator may raise max_payload.", e.Size(), room).At(i)
+			}
+		}
 	}
 	if ns.rules.find(topic).Unstored {
 		return b.publishLive(ns, topic, events)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,7 +40,8 @@ type eventLog struct {
 	stream    string
 	rules     rules
 	places    shared[place]
-	id        uint64 // of the log that open found
+	id        uint64       // of the log that open found
+	fullAt    atomic.Int64 // when the log was last seen near its limit of bytes
 }
 
 func newEventLog(b *Broker, namespace string, r rules) *eventLog {
@@ -132,6 +134,9 @@ type place struct {
 	accepted int64
 	// deleted counts the messages missing between first and last.
 	deleted int
+	// fullAt is when this gateway last saw the log near its limit of bytes, so that
+	// the oldest may have gone for that; in nanoseconds since 1970.
+	fullAt int64
 }
 
 func (p place) end() schemas.Cursor {
@@ -151,6 +156,7 @@ func (l *eventLog) place(ctx context.Context) (place, error) {
 				Last     uint64    `json:"last_seq"`
 				LastTime time.Time `json:"last_ts"`
 				Deleted  int       `json:"num_deleted"`
+				Bytes    int64     `json:"bytes"`
 			} `json:"state"`
 			Error *jetstream.APIError `json:"error"`
 		}
@@ -168,6 +174,10 @@ func (l *eventLog) place(ctx context.Context) (place, error) {
 		if p.log, err = logID(info.Config.Metadata); err != nil {
 			return place{}, err
 		}
+		if info.State.Bytes > l.rules.retention.MaxBytes/2 {
+			l.fullAt.Store(time.Now().UnixNano())
+		}
+		p.fullAt = l.fullAt.Load()
 		if p.last == 0 {
 			p.first = 1
 			return p, nil

@@ -156,3 +156,17 @@ func ids(prefix string, from, to int) []string {
 }
 
 func sscan(gap string, missed *int) (int, error) { return fmt.Sscanf(gap, "gap slow %d", missed) }
+
+// cursorOf is the cursor in a delivered event.
+func cursorOf(t testing.TB, delivered []byte) schemas.Cursor {
+	t.Helper()
+	var e struct{ Relaycursor string }
+	if err := json.Unmarshal(delivered, &e); err != nil {
+		t.Fatal(err)
+	}
+	c, err := schemas.ParseCursor(e.Relaycursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

@@ -104,14 +104,13 @@ func (l *eventLog) resume(ctx context.Context, now place, topics schemas.TopicFi
 		return b, err
 	}
 	reason := ""
+	at := position{c.Sequence, c.Accepted}
 	switch {
 	case !same:
 		reason = GapReset
-	case c.Sequence+1 < now.first:
+	case c.Sequence+1 < now.first && l.old(now, at, topics):
 		reason = GapExpired
-	case now.deleted > 0 && c.Sequence < now.last && c.Accepted != 0 &&
-		l.rules.minAge(topics) < l.rules.maxAge && time.Since(c.Time()) > l.rules.minAge(topics):
-		// Some topics of the filter are kept for a shorter time than the log.
+	case l.old(now, at, topics) && now.deleted > 0 && c.Sequence < now.last && l.rules.minAge(topics) < l.rules.maxAge:
 		b.gaps = append(b.gaps, &Gap{Reason: GapExpired})
 	}
 	if reason != "" {
@@ -121,4 +120,11 @@ func (l *eventLog) resume(ctx context.Context, now place, topics schemas.TopicFi
 		}
 	}
 	return b, nil
+}
+
+// old says whether some event of the filter that came after p may be gone: by age
+// only if p is older than the shortest age of the filter's topics, by bytes only if
+// the log was full since then.
+func (l *eventLog) old(now place, p position, topics schemas.TopicFilter) bool {
+	return p.accepted <= now.fullAt || time.Since(time.Unix(0, p.accepted)) > l.rules.minAge(topics)
 }

@@ -18,6 +18,8 @@ const (
 	startTimeout = 5 * time.Minute
 	// maxPayload lies above the largest event with its headers.
 	maxPayload = 4 << 20
+	// headerRoom is what a stored message's headers may take beside its event.
+	headerRoom = 1 << 10
 	// requestTimeout bounds one question to NATS.
 	requestTimeout = 10 * time.Second
 	// retryAfter is what a client is told when the log can't be used.

@@ -303,7 +303,7 @@ func (s *Stream) readLog(ctx context.Context, limit int) error {
 	if now.log != s.log { // the feed will notice
 		return waitFor(ctx, s.abandoned, 100*time.Millisecond)
 	}
-	if now.first > s.place.sequence+1 {
+	if now.first > s.place.sequence+1 && log.old(now, s.place, s.topics) {
 		s.out = append(s.out, Delivery{Gap: &Gap{Reason: GapExpired}})
 	}
 	for _, r := range records {
