@@ -161,8 +161,8 @@ func subprotocols(r *http.Request) []credential {
 
 func subprotocol(text string) credential {
 	c := credential{source: Subprotocol}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil {
+	b, ok := decodeBase64(base64.RawURLEncoding, text)
+	if !ok {
 		c.broken = "The token in the subprotocol is not base64url without padding."
 		return c
 	}
@@ -177,4 +177,14 @@ func signatureText(token string) (fields string, ok bool) {
 		return "", false
 	}
 	return token[n+1:], true
+}
+
+// decodeBase64 takes the one text that stands for the bytes: unlike the package
+// that does the work, no line ends.
+func decodeBase64(e *base64.Encoding, s string) ([]byte, bool) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, false
+	}
+	b, err := e.Strict().DecodeString(s)
+	return b, err == nil
 }

@@ -148,6 +148,5 @@ func parseP256(x, y string) (*ecdsa.PublicKey, bool) {
 }
 
 func keyBytes(s string) ([]byte, bool) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	return b, err == nil
+	return decodeBase64(base64.RawURLEncoding, s)
 }

@@ -52,10 +52,10 @@ func parseWebToken(text string) (t webToken, wrong string) {
 	end := strings.LastIndexByte(text, '.')
 	t.signed = text[:end]
 	first, second, _ := strings.Cut(t.signed, ".")
-	header, err1 := base64.RawURLEncoding.Strict().DecodeString(first)
-	claims, err2 := base64.RawURLEncoding.Strict().DecodeString(second)
-	signature, err3 := base64.RawURLEncoding.Strict().DecodeString(text[end+1:])
-	if err1 != nil || err2 != nil || err3 != nil || len(signature) == 0 {
+	header, ok1 := decodeBase64(base64.RawURLEncoding, first)
+	claims, ok2 := decodeBase64(base64.RawURLEncoding, second)
+	signature, ok3 := decodeBase64(base64.RawURLEncoding, text[end+1:])
+	if !ok1 || !ok2 || !ok3 || len(signature) == 0 {
 		return t, form
 	}
 	t.signature = signature

@@ -53,10 +53,8 @@ func parseSignature(text string) (s signature, wrong string) {
 	}
 	s.expires = time.Unix(int64(seconds), 0)
 	mac, err := url.PathUnescape(seen["sig"])
-	if err == nil {
-		s.mac, err = base64.StdEncoding.Strict().DecodeString(mac)
-	}
-	if err != nil || len(s.mac) != sha256.Size {
+	var ok bool
+	if s.mac, ok = decodeBase64(base64.StdEncoding, mac); err != nil || !ok || len(s.mac) != sha256.Size {
 		return signature{}, "The field sig must be the percent-encoded base64 of an HMAC-SHA256."
 	}
 	if s.key, err = url.PathUnescape(seen["skn"]); err != nil {
@@ -65,7 +63,6 @@ func parseSignature(text string) (s signature, wrong string) {
 	if s.address, err = url.PathUnescape(s.resource); err != nil {
 		return signature{}, "The field sr must be a percent-encoded address."
 	}
-	var ok bool
 	if s.host, s.scope, ok = parseResource(s.address); !ok {
 		return signature{}, "The field sr must be an address such as http://HOST/NAME, http://HOST/topics/TOPIC or http://HOST/ (InvalidAudience)."
 	}
