@@ -1,0 +1,126 @@
+// Command outrelay is an event broker with one public port, and its clients: run
+// it without arguments for what it can do.
+//
+// This package reads flags and the environment, wires the parts together and
+// prints. What a command does lies in the packages beneath.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main with its exit code. The first SIGINT or SIGTERM ends the commands'
+// context; the second one ends the process at once.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		report(root.ErrOrStderr(), err)
+	}
+	return exitCode(err)
+}
+
+// newRoot makes the command with all that it can do.
+func newRoot() *cobra.Command {
+	root := group(&cobra.Command{
+		Use:   "outrelay",
+		Short: "An event broker and relay: one binary, one public port",
+		Long: `outrelay takes CloudEvents in over HTTPS and hands them to subscribers through
+sockets that they opened themselves. To see it work:
+
+  outrelay demo                  a week of earthquakes, drawn as they arrive
+  outrelay serve --dev           a broker for development, with commands to paste
+
+Every command explains itself: outrelay COMMAND --help.
+Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found,
+7 timeout.`,
+		Version:       version(),
+		SilenceErrors: true, // run prints them, once
+		SilenceUsage:  true,
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{cmd.CommandPath(), suggestFlag(cmd, err)}
+	})
+	root.AddCommand(
+		newVersionCommand(), // version.go
+	)
+	markUsage(root)
+	return root
+}
+
+// group makes a command that only holds others: alone it prints its help, and a
+// name that it doesn't have is answered with the nearest one that it has.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		err := fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			err = fmt.Errorf("%w; did you mean %q?", err, cmd.CommandPath()+" "+near[0])
+		}
+		return err
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
+}
+
+// markUsage makes a usage error of what a command's check of its arguments says.
+func markUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{cmd.CommandPath(), err}
+			}
+			return nil
+		}
+	}
+	for _, c := range cmd.Commands() {
+		markUsage(c)
+	}
+}
+
+// suggestFlag adds the flag that may have been meant to the error of one that is
+// not there.
+func suggestFlag(cmd *cobra.Command, err error) error {
+	var missing *pflag.NotExistError
+	if !errors.As(err, &missing) || missing.GetSpecifiedShortnames() != "" {
+		return err
+	}
+	// The names as commands, because cobra knows which of those are near.
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	if near := names.SuggestionsFor(missing.GetSpecifiedName()); len(near) > 0 {
+		return fmt.Errorf("%w; did you mean --%s?", err, near[0])
+	}
+	return err
+}
+
+// isTerminal says whether a person reads what is written to w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
