@@ -121,6 +121,9 @@ func (r Retention) withDefaults() Retention {
 	return r
 }
 
+// DefaultLimits are the limits where the configuration names none.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
 func (l Limits) withDefaults() Limits {
 	l.RingBytes = cmp.Or(l.RingBytes, 32<<20)
 	l.RingAge = cmp.Or(l.RingAge, time.Minute)
