@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/outrelay/outrelay/schemas"
 )
@@ -159,8 +160,8 @@ func (p *Policy) Renew(namespace string, old *Grant, token string) (*Grant, erro
 
 // RenewContext is Renew that waits no longer than ctx lasts.
 func (p *Policy) RenewContext(ctx context.Context, namespace string, old *Grant, token string) (*Grant, error) {
-	if _, err := p.Refresh(old); err != nil {
-		return nil, err
+	if old.expired(time.Now()) {
+		return nil, errExpired()
 	}
 	g, problem := p.grant(ctx, namespace, credential{source: Text, token: token})
 	if problem != nil {

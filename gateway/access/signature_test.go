@@ -86,20 +86,20 @@ func in(d time.Duration) string { return strconv.FormatInt(time.Now().Add(d).Uni
 func TestSignatureShapes(t *testing.T) {
 	p := policy(t, config())
 	for name, token := range map[string]string{
-		"fields in another order":      rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature skn=Root&se=SE&sig=SIG&sr=SR"),
-		"lower-case hex":               rawSAS("http%3a%2f%2fshop.example%2fhc1", in(time.Hour), rootKey, inOrder),
-		"nothing escaped":              rawSAS("http://shop.example/hc1", in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=RAW&se=SE&skn=Root"),
-		"all escaped":                  rawSAS("%68ttp%3A%2F%2Fshop%2Eexample%2Fhc1", in(time.Hour), rootKey, inOrder),
-		".NET, closing slash":          rawSAS("http%3a%2f%2fshop.example%3a443%2fhc1%2f", in(time.Hour), rootKey, inOrder),
-		"Java, for a sender":           rawSAS("sb%3A%2F%2Fshop.example", in(time.Hour), rootKey, inOrder),
-		"Java, two closing slashes":    rawSAS("sb%3A%2F%2Fshop.example%2Fhc1%2F%2F", in(time.Hour), rootKey, inOrder),
-		"key's name without its case":  rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=SIG&se=SE&skn=rOOT"),
-		"key's name escaped":           rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=SIG&se=SE&skn=%52oot"),
-		"host without its case":        rawSAS("http%3A%2F%2FSHOP.Example%2Fhc1", in(time.Hour), rootKey, inOrder),
-		"secondary key":                rawSAS(shopSR, in(time.Hour), secondKey, inOrder),
-		"expiry with a leading zero":   rawSAS(shopSR, "0"+in(time.Hour), rootKey, inOrder),
-		"scheme in another case":       rawSAS(shopSR, in(time.Hour), rootKey, "sharedaccesssignature sr=SR&sig=RAW&se=SE&skn=Root"),
-		"a second before its end":      rawSAS(shopSR, in(2*time.Second), rootKey, inOrder),
+		"fields in another order":     rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature skn=Root&se=SE&sig=SIG&sr=SR"),
+		"lower-case hex":              rawSAS("http%3a%2f%2fshop.example%2fhc1", in(time.Hour), rootKey, inOrder),
+		"nothing escaped":             rawSAS("http://shop.example/hc1", in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=RAW&se=SE&skn=Root"),
+		"all escaped":                 rawSAS("%68ttp%3A%2F%2Fshop%2Eexample%2Fhc1", in(time.Hour), rootKey, inOrder),
+		".NET, closing slash":         rawSAS("http%3a%2f%2fshop.example%3a443%2fhc1%2f", in(time.Hour), rootKey, inOrder),
+		"Java, for a sender":          rawSAS("sb%3A%2F%2Fshop.example", in(time.Hour), rootKey, inOrder),
+		"Java, two closing slashes":   rawSAS("sb%3A%2F%2Fshop.example%2Fhc1%2F%2F", in(time.Hour), rootKey, inOrder),
+		"key's name without its case": rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=SIG&se=SE&skn=rOOT"),
+		"key's name escaped":          rawSAS(shopSR, in(time.Hour), rootKey, "SharedAccessSignature sr=SR&sig=SIG&se=SE&skn=%52oot"),
+		"host without its case":       rawSAS("http%3A%2F%2FSHOP.Example%2Fhc1", in(time.Hour), rootKey, inOrder),
+		"secondary key":               rawSAS(shopSR, in(time.Hour), secondKey, inOrder),
+		"expiry with a leading zero":  rawSAS(shopSR, "0"+in(time.Hour), rootKey, inOrder),
+		"scheme in another case":      rawSAS(shopSR, in(time.Hour), rootKey, "sharedaccesssignature sr=SR&sig=RAW&se=SE&skn=Root"),
+		"a second before its end":     rawSAS(shopSR, in(2*time.Second), rootKey, inOrder),
 	} {
 		r := httptest.NewRequest(http.MethodGet, "https://shop.example/hc1", nil)
 		r.Header.Set("ServiceBusAuthorization", token)
