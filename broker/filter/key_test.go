@@ -54,6 +54,19 @@ func TestKeyIsEqualForEqualFilters(t *testing.T) {
 	}
 }
 
+func TestKeyIsTheSimplestJSON(t *testing.T) {
+	for _, tt := range [][3]string{
+		{`[{"all":[{"exact":{"type":"b","id":"a"}}]}]`, "", `{"exact":{"id":"a","type":"b"}}`},
+		{`{"any":[{"exact":{"id":"a"}}]}`, "", `{"exact":{"id":"a"}}`},
+		{"", "( id='a' )", `{"sql":"( id = 'a' )"}`},
+		{`{"not":{"exact":{"id":"a"}}}`, "b", `{"all":[{"not":{"exact":{"id":"a"}}},{"sql":"b"}]}`},
+	} {
+		if got := parse(t, tt[0], tt[1]).Key(); got != tt[2] {
+			t.Errorf("Key of %q and %q = %s, want %s", tt[0], tt[1], got, tt[2])
+		}
+	}
+}
+
 // A key that is made by joining texts without care is equal for some of these.
 func TestKeyDiffersForDifferentFilters(t *testing.T) {
 	different := [][2]string{

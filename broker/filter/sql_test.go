@@ -125,6 +125,9 @@ func TestSQL(t *testing.T) {
 		{"empty LIKE '%%'", true},
 		{"empty LIKE '_'", false},
 		{"empty LIKE '%_'", false},
+		{"'abc' LIKE 'a%b'", false},
+		{"'abc' LIKE 'a%a_'", false},
+		{"'abc' LIKE 'a%b_'", true},
 		{"'aba' LIKE 'ab%ba'", false},
 		{"'abab' LIKE 'ab%ab'", true},
 		{"'aXbab' LIKE 'a_b%_b'", true},
@@ -138,6 +141,8 @@ func TestSQL(t *testing.T) {
 		{`'a\b' LIKE 'a\b'`, true},
 		{`'a\\' LIKE 'a\\'`, true},
 		{`'a\\%' LIKE 'a\\\%'`, true},
+		{`'x\%' LIKE 'x\\%'`, true},
+		{`'x\yz' LIKE 'x\\%'`, false},
 		{`id LIKE "A-1_"`, true},
 		{"amount LIKE '12%'", true},
 		{"paid LIKE 'tr_e'", true},
@@ -292,6 +297,35 @@ func TestHostileSQLIsCheap(t *testing.T) {
 func TestPanicDoesNotPass(t *testing.T) {
 	if filter.Panicking().Match(event(t, paid)) {
 		t.Error("an expression that panics passes")
+	}
+}
+
+func TestStepsAreCounted(t *testing.T) {
+	e := event(t, paid)
+	attributes := len(e.Attributes())
+	tests := []struct {
+		expression string
+		steps      int
+	}{
+		{"EXISTS id", attributes},
+		{"id = 'A-17'", attributes},
+		{"source LIKE '/%'", attributes},
+		{"source LIKE '%eu%'", attributes + len("/shop/eu")},
+		{"NOT (source LIKE '%b%')", attributes + len("/shop/eu?x=%7e")},
+		{"source LIKE '%s_o%'", attributes + 2*len("s_o")},
+		{"CONCAT(id, 'x') = 'A-17x'", attributes + len("A-17x")},
+		{"CONCAT_WS('--', id, id) != ''", 2*attributes + len("--A-17A-17") + 2*len("--")},
+	}
+	for _, tt := range tests {
+		for steps, want := range map[int]bool{tt.steps: true, tt.steps - 1: false} {
+			f, err := filter.Limits{Steps: steps}.Parse("", tt.expression)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := f.Match(e); got != want {
+				t.Errorf("%s passes with %d steps: %v, want %v", tt.expression, steps, got, want)
+			}
+		}
 	}
 }
 
