@@ -1,7 +1,7 @@
 // Package gateway is the public edge: HTTP and WebSocket in, calls of the broker
-// out. One file a way in: publish, stream, sse, history; what all share is in
-// dispatch (which handler), call (one request and its answer), params, notice and
-// reasons.
+// out. One file a way in: publish, stream, sse, history. What they share is in
+// dispatch (which handler), call (one request and its answer), params and flow
+// (what a stream sends, and when).
 //
 // # Promises
 //
@@ -20,12 +20,38 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
 )
 
 // A Gateway is made by [New]. Call [Gateway.Listen] once, then [Gateway.Run] once.
 type Gateway struct {
-	config Config
+	config  Config
+	metrics *metrics
+	bodies  budget
+
+	// Fixed by Listen.
+	https, http, admin        net.Listener // nil where there is none
+	httpsPort, httpPort       int
+	public, plain, management *http.Server
+
+	// ctx is for what outlives the request that began it; abandon ends it when a
+	// drain is over.
+	ctx     context.Context
+	abandon context.CancelFunc
+	tasks   sync.WaitGroup // goroutines that no http.Server waits for
+
+	draining atomic.Bool
+
+	mu      sync.Mutex
+	flows   map[*flow]struct{} // guarded by mu
+	streams map[string]int     // guarded by mu: open or being opened, by namespace
+	emptied chan struct{}      // closed once a drain has no flow left
 }
 
 // New checks the configuration and makes a gateway. It starts nothing. The error
@@ -35,23 +61,138 @@ func New(c Config) (*Gateway, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	return &Gateway{config: c}, nil
+	g := &Gateway{
+		config:  c,
+		bodies:  budget{most: c.Limits.MaxBodyBytes},
+		flows:   map[*flow]struct{}{},
+		streams: map[string]int{},
+		emptied: make(chan struct{}),
+	}
+	g.ctx, g.abandon = context.WithCancel(context.Background())
+	var err error
+	if g.metrics, err = newMetrics(c.Metrics, g); err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	return g, nil
 }
 
 // Listen opens the listeners, so that their addresses are known. Connections wait
 // until Run serves them. If it fails, nothing stays open.
-func (g *Gateway) Listen() error { panic("to come") }
+func (g *Gateway) Listen() error {
+	connections := &connectionLimit{most: int64(g.config.Limits.MaxConnections)}
+	g.metrics.connections = connections
+	var opened []net.Listener
+	open := func(address string, limit *connectionLimit) (net.Listener, error) {
+		if address == "" {
+			return nil, nil
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		opened = append(opened, l)
+		return &listener{Listener: l, limit: limit}, nil
+	}
+	var errs [3]error
+	g.https, errs[0] = open(g.config.HTTPS, connections)
+	g.http, errs[1] = open(g.config.HTTP, connections)
+	g.admin, errs[2] = open(g.config.Admin, &connectionLimit{most: maxAdminConnections})
+	if err := errors.Join(errs[:]...); err != nil {
+		for _, l := range opened {
+			l.Close()
+		}
+		g.https, g.http, g.admin = nil, nil, nil
+		return err
+	}
+	if g.https != nil {
+		g.httpsPort = g.https.Addr().(*net.TCPAddr).Port
+	}
+	if g.http != nil {
+		g.httpPort = g.http.Addr().(*net.TCPAddr).Port
+	}
+	g.public, g.plain, g.management = g.newServer(true), g.newServer(false), g.newAdminServer()
+	return nil
+}
 
 // HTTPSAddr is the address of the TLS listener, nil if there is none. It and its
 // siblings hold from Listen on.
-func (g *Gateway) HTTPSAddr() net.Addr { panic("to come") }
+func (g *Gateway) HTTPSAddr() net.Addr { return address(g.https) }
 
 // HTTPAddr is the address of the plain listener, nil if there is none.
-func (g *Gateway) HTTPAddr() net.Addr { panic("to come") }
+func (g *Gateway) HTTPAddr() net.Addr { return address(g.http) }
 
 // AdminAddr is the address of the admin listener, nil if there is none.
-func (g *Gateway) AdminAddr() net.Addr { panic("to come") }
+func (g *Gateway) AdminAddr() net.Addr { return address(g.admin) }
 
-// Run serves until ctx ends, then drains and returns nil. The error is a listener's
-// that failed. All goroutines of the gateway have ended when it returns.
-func (g *Gateway) Run(ctx context.Context) error { panic("to come") }
+func address(l net.Listener) net.Addr {
+	if l == nil {
+		return nil
+	}
+	return l.Addr()
+}
+
+// newServer makes a server of the public endpoints.
+func (g *Gateway) newServer(secure bool) *http.Server {
+	l := g.config.Limits
+	s := &http.Server{
+		Handler:           http.HandlerFunc(g.serve),
+		ReadHeaderTimeout: l.HeaderTimeout,
+		IdleTimeout:       l.IdleTimeout,
+		// net/http reads 4 KiB more than it is told.
+		MaxHeaderBytes:               l.HeaderBytes - 4<<10,
+		DisableGeneralOptionsHandler: true,
+		// It speaks of connections that failed, at length and by strangers' will.
+		ErrorLog:  slog.NewLogLogger(g.config.Logger.Handler(), slog.LevelDebug),
+		Protocols: new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 100,
+			SendPingTimeout:      l.PingInterval,
+			PingTimeout:          l.PingInterval,
+			WriteByteTimeout:     2 * l.PingInterval,
+		},
+	}
+	s.Protocols.SetHTTP1(true)
+	if secure {
+		s.Protocols.SetHTTP2(true)
+		if g.config.TLS != nil {
+			s.TLSConfig = g.config.TLS.Clone()
+		}
+	}
+	return s
+}
+
+// Run serves until ctx ends, then drains and returns nil. The error is that of a
+// listener that failed. All goroutines of the gateway have ended when it returns.
+func (g *Gateway) Run(ctx context.Context) error {
+	var serving sync.WaitGroup
+	failed := make(chan error, 3)
+	serve := func(s *http.Server, l net.Listener, secure bool) {
+		if l == nil {
+			return
+		}
+		serving.Go(func() {
+			err := error(nil)
+			if secure {
+				err = s.ServeTLS(l, "", "")
+			} else {
+				err = s.Serve(l)
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	serve(g.public, g.https, true)
+	serve(g.plain, g.http, false)
+	serve(g.management, g.admin, false)
+	g.tasks.Go(g.watchRights)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		g.config.Logger.Error("listener failed", "error", err)
+	}
+	g.drain()
+	serving.Wait()
+	return err
+}

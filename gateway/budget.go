@@ -1,0 +1,61 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+)
+
+// A budget bounds the bytes that clients make the gateway hold at once.
+type budget struct {
+	most int64
+	used atomic.Int64
+}
+
+// errBudget says that others hold all there is.
+var errBudget = errors.New("no memory left for bodies")
+
+func (b *budget) take(n int) bool {
+	if b.used.Add(int64(n)) > b.most {
+		b.used.Add(int64(-n))
+		return false
+	}
+	return true
+}
+
+func (b *budget) give(n int) { b.used.Add(int64(-n)) }
+
+// firstRead is the size of a buffer until more has come than it holds: what a
+// client announces is believed no further.
+const firstRead = 4 << 10
+
+// readAll reads r to its end. The budget is charged with the buffer until release is called,
+// which the caller owes whatever the error is.
+func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
+	charged := 0
+	release = func() { b.give(charged) }
+	grow := func(to int) bool {
+		if !b.take(to - charged) {
+			return false
+		}
+		charged = to
+		body = append(make([]byte, 0, to), body...)
+		return true
+	}
+	if !grow(firstRead) {
+		return nil, release, errBudget
+	}
+	for {
+		n, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case err == io.EOF:
+			return body, release, nil
+		case err != nil:
+			return nil, release, err
+		}
+		if len(body) == cap(body) && !grow(2*cap(body)) {
+			return nil, release, errBudget
+		}
+	}
+}
