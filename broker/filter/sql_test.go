@@ -283,13 +283,18 @@ var hostile = []string{
 	strings.Repeat("$", filter.MaxSQL),
 }
 
-// The module takes 1.1 s and 1.2 GB for the first of them.
+// The module takes 1.1 s and 1.2 GB for the first of them. The best of several
+// tries counts: the machine may be busy with something else in any one.
 func TestHostileSQLIsCheap(t *testing.T) {
 	for _, expression := range hostile {
-		start := time.Now()
-		allocated := testing.AllocsPerRun(1, func() { _, _ = filter.Parse("", expression) })
-		if d := time.Since(start) / 2; d > 250*time.Millisecond || allocated > 20_000 {
-			t.Errorf("Parse(%.20q...) takes %v and %v allocations", expression, d, allocated)
+		best := time.Hour
+		allocations := testing.AllocsPerRun(5, func() {
+			start := time.Now()
+			_, _ = filter.Parse("", expression)
+			best = min(best, time.Since(start))
+		})
+		if best > 100*time.Millisecond || allocations > 20_000 {
+			t.Errorf("Parse(%.20q...) takes %v and %v allocations", expression, best, allocations)
 		}
 	}
 }
@@ -344,12 +349,8 @@ func TestStepsEndAnEvaluation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			start := time.Now()
 			if f.Match(e) {
 				t.Error("Match = true, want the expression to fail")
-			}
-			if d := time.Since(start); d > 2*time.Second {
-				t.Errorf("Match took %v", d)
 			}
 			if value, err := filter.Evaluate(tt.expression, e); err == nil || !strings.Contains(err.Error(), "too much work") {
 				t.Errorf("Evaluate = %v, %v; want it to end for its work", value, err)
