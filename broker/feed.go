@@ -76,6 +76,7 @@ type view struct {
 	streams int
 	idle    time.Time     // since when it has no stream
 	wake    chan struct{} // closed when something comes; nil if nobody waits
+	groups  []*Group      // of streams that are level
 }
 
 func (v *view) end() uint64 { return v.base + uint64(len(v.refs)-v.front) }
@@ -174,6 +175,9 @@ func (v *view) signal() {
 	if v.wake != nil {
 		close(v.wake)
 		v.wake = nil
+	}
+	for _, g := range v.groups {
+		g.tell()
 	}
 }
 
@@ -334,6 +338,10 @@ func (f *feed) leave(v *view) {
 		v.idle = time.Now()
 		f.idle = v.idle
 	}
+}
+
+func (f *feed) cursor(p position) schemas.Cursor {
+	return schemas.Cursor{Log: f.log, Sequence: p.sequence, Accepted: p.accepted}
 }
 
 // covered is the newest stored event that v does not hold. The feed's lock is held.

@@ -70,6 +70,8 @@ type Delivery struct {
 	Stored bool
 	Cursor schemas.Cursor
 	Gap    *Gap
+
+	mark Mark // where a group stands after it
 }
 
 // HistoryOptions choose a page of stored events.

@@ -1,0 +1,158 @@
+package frame
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// A Listener accepts connections whose writes can be made not to wait, which a
+// [Socket] needs. It serves net/http as any other; with a TLS configuration it
+// returns *tls.Conn.
+type Listener struct {
+	net.Listener
+	// TLS is used above each connection, nil for none.
+	TLS *tls.Config
+}
+
+// Accept waits for the next connection.
+func (l Listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := newConn(c)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	if l.TLS == nil {
+		return conn, nil
+	}
+	return tls.Server(conn, l.TLS), nil
+}
+
+// A conn is a connection that begins as any other. After detach, Write never waits:
+// it keeps what the full socket refuses.
+type conn struct {
+	net.Conn
+	raw syscall.RawConn
+
+	mu       sync.Mutex // of what follows
+	detached bool
+	kept     []byte // what the socket refused, to be written before all else
+	write    rawWrite
+}
+
+// rawWrite is a write on the descriptor. Its function value is made once, so that a
+// write allocates nothing.
+type rawWrite struct {
+	b   []byte
+	n   int
+	err error
+	do  func(fd uintptr) bool
+}
+
+func (w *rawWrite) attempt(fd uintptr) bool {
+	for {
+		w.n, w.err = syscall.Write(int(fd), w.b)
+		if w.err != syscall.EINTR { //nolint:errorlint // a system call's own error
+			return true
+		}
+	}
+}
+
+func newConn(c net.Conn) (*conn, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, errors.New("frame: the listener's connections have no descriptor")
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	conn := &conn{Conn: c, raw: raw}
+	conn.write.do = conn.write.attempt
+	return conn, nil
+}
+
+// detach makes writes not wait any more.
+func (c *conn) detach() {
+	c.mu.Lock()
+	c.detached = true
+	c.mu.Unlock()
+}
+
+// try writes what the socket takes at once. mu is held.
+func (c *conn) try(b []byte) (int, error) {
+	w := &c.write
+	w.b = b
+	err := c.raw.Write(w.do)
+	w.b = nil
+	if err == nil && w.err != nil && !errors.Is(w.err, syscall.EAGAIN) {
+		err = &net.OpError{Op: "write", Net: "tcp", Err: w.err}
+	}
+	return max(w.n, 0), err
+}
+
+// Write writes b, or keeps what the socket refuses if the conn is detached. It is
+// what crypto/tls writes to.
+func (c *conn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	if !c.detached {
+		c.mu.Unlock()
+		return c.Conn.Write(b)
+	}
+	defer c.mu.Unlock()
+	return len(b), c.put(b)
+}
+
+// put writes b after what is kept, and keeps the rest. mu is held.
+func (c *conn) put(b []byte) error {
+	if len(c.kept) == 0 {
+		n, err := c.try(b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	if len(b) > 0 {
+		c.kept = append(c.kept, b...)
+	}
+	return nil
+}
+
+// full says whether something is kept. mu is held.
+func (c *conn) full() bool { return len(c.kept) > 0 }
+
+// flushPiece is how much a flush writes at a time: a slow reader that takes so much
+// within the deadline makes progress.
+const flushPiece = 4 << 10
+
+// flush waits until what is kept has been written. progress is called before each
+// piece; it sets the deadline. One goroutine at a time may flush.
+func (c *conn) flush(progress func() error) error {
+	for {
+		c.mu.Lock()
+		piece := c.kept[:min(len(c.kept), flushPiece)]
+		c.mu.Unlock()
+		if len(piece) == 0 {
+			return nil
+		}
+		if err := progress(); err != nil {
+			return err
+		}
+		n, err := c.Conn.Write(piece) // others only append while something is kept
+		c.mu.Lock()
+		c.kept = c.kept[n:]
+		if len(c.kept) == 0 {
+			c.kept = nil
+		}
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
