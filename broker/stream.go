@@ -131,7 +131,8 @@ func (s *Stream) begin(ctx context.Context, start Start) error {
 
 // Next waits until something is to be delivered and returns all that waits, up to
 // max deliveries. The slice is valid until the next call. The error is ctx's, or a
-// problem when the broker stops or the log can't be read.
+// problem when the broker stops or the log can't be read; nothing is lost by it, so
+// Next may be called again.
 func (s *Stream) Next(ctx context.Context, max int) ([]Delivery, error) {
 	s.out = s.out[:0]
 	for {
@@ -142,6 +143,9 @@ func (s *Stream) Next(ctx context.Context, max int) ([]Delivery, error) {
 			s.out = append(s.out, Delivery{Gap: g})
 		}
 		s.gaps = s.gaps[:0]
+		if len(s.out) > 0 {
+			return s.out, nil // at once: what comes next may fail, and they would be lost with it
+		}
 		var wake <-chan struct{}
 		switch {
 		case s.snapshot != nil:
