@@ -22,9 +22,26 @@ type Config struct {
 	// Nil: one namespace "default" with the defaults.
 	Namespaces map[string]NamespaceConfig
 	Limits     Limits
+	// Observer is told what becomes of publishes and streams; nil for nobody.
+	Observer Observer
 	// Logger takes what an operator should know; nil discards it.
 	Logger *slog.Logger
 }
+
+// An Observer is told what the broker does, for metrics. Its methods are called from
+// several goroutines and must not block.
+type Observer interface {
+	// Stored tells of one batch that was settled: how many publishes and events shared
+	// it, and how long the log took, flush included. err is nil if they are kept.
+	Stored(namespace string, publishes, events int, took time.Duration, err error)
+	// Behind tells of a read of the log for a subscriber that the ring no longer holds.
+	Behind(namespace string, events int)
+}
+
+type noObserver struct{}
+
+func (noObserver) Stored(string, int, int, time.Duration, error) {}
+func (noObserver) Behind(string, int)                            {}
 
 // LogConfig is the promise of every log (design: one for the whole broker).
 type LogConfig struct {
@@ -108,6 +125,9 @@ func (c Config) withDefaults() Config {
 	}
 	c.Namespaces = namespaces
 	c.Limits = c.Limits.withDefaults()
+	if c.Observer == nil {
+		c.Observer = noObserver{}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -300,6 +300,7 @@ func (s *Stream) readLog(ctx context.Context, limit int) error {
 	if err != nil {
 		return err
 	}
+	s.broker.config.Observer.Behind(log.namespace, len(records))
 	now, err := log.place(ctx)
 	if err != nil {
 		return err

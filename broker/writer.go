@@ -104,7 +104,12 @@ func (w *writer) run(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
+		began, events := time.Now(), 0
+		for _, p := range batch {
+			events += len(p.items)
+		}
 		err := w.store(ctx, batch)
+		w.broker.config.Observer.Stored(w.namespace.name, len(batch), events, time.Since(began), err)
 		if err != nil {
 			err = w.broker.errStorage("publish", err)
 		}
