@@ -1,0 +1,105 @@
+package subscriber
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// ErrClosed is the error of a stream or client that its program closed.
+var ErrClosed = errors.New("subscriber: closed")
+
+// A Client is made by [New]. It may be used from any goroutine.
+type Client struct {
+	// Fixed by New.
+	config  Config
+	base    string // the gateway's address without a slash at its end
+	backoff backoff
+	publish *http.Client
+	sockets *http.Client
+
+	tasks sync.WaitGroup // the goroutine of every stream and socket
+
+	mu     sync.Mutex
+	closed bool
+	ends   map[int]context.CancelFunc // of what is open
+	next   int
+}
+
+// New checks the configuration and makes a client. It opens no connection.
+func New(config Config) (*Client, error) {
+	base, err := config.base()
+	if err != nil {
+		return nil, err
+	}
+	config = config.withDefaults()
+	// A redirect could carry a token to somebody else, and the gateway sends none.
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{
+		config:  config,
+		base:    base,
+		backoff: backoff{base: backoffBase, cap: backoffCap},
+		publish: &http.Client{Transport: config.publishTransport(), CheckRedirect: stay},
+		sockets: &http.Client{Transport: &refusals{config.socketTransport()}, CheckRedirect: stay},
+		ends:    map[int]context.CancelFunc{},
+	}, nil
+}
+
+// Close ends every stream and socket of the client and waits for them. A publish
+// that is under way is not cut; its context ends it.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	for _, end := range c.ends {
+		end()
+	}
+	c.mu.Unlock()
+	c.tasks.Wait()
+	c.publish.CloseIdleConnections()
+	c.sockets.CloseIdleConnections()
+	return nil
+}
+
+// open registers something with a goroutine of its own. The context ends with
+// parent, with the client, and with done, which must be called once.
+func (c *Client) open(parent context.Context) (ctx context.Context, done func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, ErrClosed
+	}
+	ctx, cancel := context.WithCancel(parent)
+	c.next++
+	n := c.next
+	c.ends[n] = cancel
+	c.tasks.Add(1)
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		delete(c.ends, n)
+		c.mu.Unlock()
+		c.tasks.Done()
+	}, nil
+}
+
+// authorize puts a token into the header, if there is one to be had.
+func (c *Client) authorize(ctx context.Context, h http.Header) error {
+	if c.config.Token == nil {
+		return nil
+	}
+	token, err := c.config.Token(ctx)
+	if err != nil {
+		return fmt.Errorf("get a token: %w", err)
+	}
+	if token == "" {
+		return nil
+	}
+	if !strings.HasPrefix(token, "SharedAccessSignature ") {
+		token = "Bearer " + token
+	}
+	h.Set("Authorization", token)
+	return nil
+}
