@@ -178,7 +178,7 @@ func TestStoppedEarly(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var out lines
-			o := options{once: once, speed: 1, out: &out, errs: new(lines)}
+			o := options{once: once, speed: 1, out: &out, errs: new(lines)} // it takes a week: any moment is early
 			err := run(ctx, func(ctx context.Context, data string, ready func(Gateway)) error {
 				return serve(ctx, data, func(g Gateway) {
 					ready(g)

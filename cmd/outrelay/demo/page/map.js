@@ -5,6 +5,7 @@
 import { colour, fit, layer, put, radius } from './paint.js';
 
 const flare = 2600; // ms for which an event stands out
+const settledAlpha = .26;
 const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 // Parts of the world in degrees. A longitude may go past 180: the one behind it is
@@ -44,7 +45,7 @@ export class QuakeMap {
     this.ground = layer(this.canvas);
     for (const view of this.views) this.drawGround(view);
     this.glow = layer(this.canvas);
-    this.glow.globalCompositeOperation = 'lighter';
+    this.rare = layer(this.canvas);
     for (const quake of this.settled) this.settle(quake);
     this.draw();
   }
@@ -69,6 +70,7 @@ export class QuakeMap {
     context.clearRect(0, 0, this.width, this.height);
     put(context, this.ground);
     put(context, this.glow);
+    put(context, this.rare);
     for (const [quake, since] of this.flaring) {
       for (const view of this.views) this.drawFlare(view, quake, (now - since) / flare);
     }
@@ -117,7 +119,8 @@ export class QuakeMap {
     if (view.part.name) {
       ground.fillStyle = colour('quiet');
       ground.font = `12px ${getComputedStyle(document.body).fontFamily}`;
-      ground.fillText(view.part.name, view.x + 10, view.y + 19);
+      ground.textAlign = 'right';
+      ground.fillText(view.part.name, view.x + view.width - 10, view.y + 19);
     } else { // show what the other views enlarge
       ground.strokeStyle = colour('quiet');
       ground.globalAlpha = .35;
@@ -133,18 +136,24 @@ export class QuakeMap {
 
   // settle leaves an event's disc on the map.
   settle(quake) {
+    const context = quake.kind === 'earthquake' ? this.glow : this.rare;
     for (const view of this.views) {
-      view.each(this.glow, quake, (x, y) => {
-        this.disc(this.glow, x, y, radius(quake.magnitude) * view.part.enlarge, quake, .3);
+      const size = radius(quake.magnitude) * view.discs;
+      view.each(context, quake, (x, y) => {
+        this.disc(context, x, y, size, quake, settledAlpha);
+        if (context === this.rare) return;
+        // where many lie on each other their colour alone would end in one flat patch
+        context.globalCompositeOperation = 'lighter';
+        this.disc(context, x, y, size * .7, quake, .05);
       });
     }
   }
 
   drawFlare(view, quake, age) {
     const { context } = this;
-    const size = radius(quake.magnitude) * view.part.enlarge;
+    const size = radius(quake.magnitude) * view.discs;
     view.each(context, quake, (x, y) => {
-      this.disc(context, x, y, size, quake, 1 - .62 * age);
+      this.disc(context, x, y, size, quake, 1 - (1 - settledAlpha) * age);
       if (still) return;
       const spread = 1 - (1 - age) ** 3;
       context.globalAlpha = .75 * (1 - age) ** 1.5;
@@ -182,24 +191,28 @@ function touches(part, line, turn) {
 // arrange lays the views out: the world above, the other two beneath side by side.
 function arrange(width, height) {
   const gap = 8;
-  const above = Math.min(width / aspect(pacific), height * .56);
+  const above = Math.min(width / aspect(pacific), height * .57);
   const below = height - above - gap;
   const share = aspect(alaska) / (aspect(alaska) + aspect(american));
   const left = (width - gap) * share;
+  const discs = Math.sqrt(Math.min(1.3, Math.max(.4, width / 900)));
   return [
-    new View(pacific, 0, 0, width, above),
-    new View(alaska, 0, above + gap, left, below),
-    new View(american, left + gap, above + gap, width - gap - left, below),
+    new View(pacific, discs, 0, 0, width, above),
+    new View(alaska, discs, 0, above + gap, left, below),
+    new View(american, discs, left + gap, above + gap, width - gap - left, below),
   ];
 }
 
 // A View is a part of the world on a rectangle of the canvas. Where the two differ
-// in shape it shows more of the world around the part.
+// in shape it shows more of the world around the part; but no place twice, so the
+// whole world loses some of the north and south instead.
 class View {
-  constructor(part, x, y, width, height) {
+  constructor(part, discs, x, y, width, height) {
     Object.assign(this, { x, y, width, height });
+    this.discs = part.enlarge * discs;
     const narrow = parallel(part);
-    const scale = Math.min(width / ((part.east - part.west) * narrow), height / (part.north - part.south));
+    const wide = width / ((part.east - part.west) * narrow);
+    const scale = part === pacific ? wide : Math.min(wide, height / (part.north - part.south));
     const moreX = (width / scale / narrow - (part.east - part.west)) / 2;
     const moreY = (height / scale - (part.north - part.south)) / 2;
     this.part = {

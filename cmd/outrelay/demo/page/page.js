@@ -55,14 +55,14 @@ const showNewest = calmly(700, (quake) => {
 
 // A screen reader hears of it now and then; every event would be a babble.
 const speakNewest = calmly(20_000, (quake) => {
-  element('spoken').textContent = `${quake.what}, ${quake.where}. ${counts.all} events so far.`;
+  element('spoken').textContent = `${quake.what}, ${quake.where}. ${counts.all} so far.`;
 });
 
 let strongest = [];
 
 function rank(quake) {
-  if (strongest.length === 4 && quake.magnitude <= strongest[3].magnitude) return;
-  strongest = [...strongest, quake].sort((a, b) => b.magnitude - a.magnitude).slice(0, 4);
+  if (strongest.length === 3 && quake.magnitude <= strongest[2].magnitude) return;
+  strongest = [...strongest, quake].sort((a, b) => b.magnitude - a.magnitude).slice(0, 3);
   element('strongest').replaceChildren(...strongest.map((q) => {
     const item = document.createElement('li');
     item.append(write('span', 'magnitude', q.magnitude.toFixed(1)), ' ', write('span', '', q.where));

@@ -1,5 +1,5 @@
 // The week as a seismograph would write it: a stroke for each event at its time,
-// as long as it was strong.
+// the longer the stronger.
 
 import { colour, fit } from './paint.js';
 
@@ -60,9 +60,9 @@ export class WeekLine {
 
   stroke(quake) {
     const { context, middle } = this;
-    const length = Math.max(1, middle * Math.min(1, Math.max(0, quake.magnitude) / strongest));
+    const length = Math.max(1, middle * Math.min(1, Math.max(0, quake.magnitude) / strongest) ** 1.6);
     context.fillStyle = colour(quake.kind);
-    context.globalAlpha = quake.kind === 'earthquake' ? .55 : .95;
+    context.globalAlpha = quake.kind === 'earthquake' ? .5 : 1;
     context.fillRect(this.x(quake.time) - .5, middle - length, 1.2, 2 * length);
   }
 }

@@ -33,12 +33,12 @@ export function describe(event) {
     what: typeof mag === 'number' ? `Magnitude ${mag.toFixed(1)} ${kind.words}` : `An ${kind.words} of unknown magnitude`,
     where: place(event.subject),
     when: `${time.format(Date.parse(event.time))} UTC`,
-    depth: depth > 0 ? `${Math.round(depth)} km deep` : '',
+    depth: depth > 0 ? `${Math.round(depth)}\u00a0km\u00a0deep` : '',
   };
 }
 
 // place spells out "37km NNE of Amboy, Washington".
 function place(subject) {
   const parts = /^(\d+)\s*km ([NESW]{1,3}) of (.+)$/.exec(subject);
-  return parts && compass[parts[2]] ? `${parts[1]} km ${compass[parts[2]]} of ${parts[3]}` : subject;
+  return parts && compass[parts[2]] ? `${parts[1]}\u00a0km ${compass[parts[2]]} of ${parts[3]}` : subject;
 }
