@@ -163,7 +163,7 @@ func (c Config) validate() error {
 		{"maxconnections", int64(l.MaxConnections), 1},
 		{"maxstreams", int64(l.MaxStreams), 1},
 		{"maxbodybytes", l.MaxBodyBytes, schemas.MaxBatch + 1},
-		{"headerbytes", int64(l.HeaderBytes), 8 << 10},
+		{"headerbytes", int64(l.HeaderBytes), 16 << 10},
 		{"headertimeout", int64(l.HeaderTimeout), 1},
 		{"bodytimeout", int64(l.BodyTimeout), 1},
 		{"stalltimeout", int64(l.StallTimeout), 1},

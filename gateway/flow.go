@@ -267,7 +267,11 @@ func (f *flow) send(out outlet) ending {
 		switch {
 		case err == nil:
 			failing = time.Time{}
-		case errors.Is(err, schemas.ErrStorage):
+		case errors.Is(err, schemas.ErrDraining):
+			return ending{reason: schemas.CloseDrain}
+		case interrupted:
+			continue
+		case errors.Is(err, schemas.ErrStorage), errors.Is(err, context.DeadlineExceeded):
 			if failing.IsZero() {
 				failing = now
 			}
@@ -277,10 +281,6 @@ func (f *flow) send(out outlet) ending {
 			ctx, done := f.wait(now.Add(storagePause))
 			<-ctx.Done()
 			done()
-			continue
-		case errors.Is(err, schemas.ErrDraining):
-			return ending{reason: schemas.CloseDrain}
-		case interrupted:
 			continue
 		default:
 			f.gateway.config.Logger.Error("stream failed", "namespace", f.namespace, "error", err)

@@ -138,8 +138,8 @@ func (g *Gateway) newServer(secure bool) *http.Server {
 		Handler:           http.HandlerFunc(g.serve),
 		ReadHeaderTimeout: l.HeaderTimeout,
 		IdleTimeout:       l.IdleTimeout,
-		// net/http reads 4 KiB more than it is told.
-		MaxHeaderBytes:               l.HeaderBytes - 4<<10,
+		// net/http reads 4 KiB more than it is told, and may hold 4 KiB already.
+		MaxHeaderBytes:               l.HeaderBytes - 8<<10,
 		DisableGeneralOptionsHandler: true,
 		// It speaks of connections that failed, at length and by strangers' will.
 		ErrorLog:  slog.NewLogLogger(g.config.Logger.Handler(), slog.LevelDebug),

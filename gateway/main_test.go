@@ -267,4 +267,3 @@ func eventually(t testing.TB, what string, check func() bool) {
 		}
 	}
 }
-

@@ -116,11 +116,7 @@ func (c *call) contentMode() (schemas.Mode, error) {
 		return 0, schemas.Problemf("media-type", "The request carries no CloudEvent: send Content-Type %s or %s, or the attributes as headers ce-id, ce-source, ce-type and ce-specversion.",
 			schemas.MediaTypeEvent, schemas.MediaTypeBatch)
 	case schemas.UnknownFormat:
-		return 0, schemas.Problemf("media-type", "Events are taken in the JSON format: send %s or %s.", schemas.MediaTypeEvent, schemas.MediaTypeBatch)
-	case schemas.Structured, schemas.Batched:
-		if len(c.r.Header.Values("Content-Type")) > 1 {
-			return 0, schemas.Problemf("event", "There are several Content-Type headers; send one.")
-		}
+		return 0, schemas.Problemf("media-type", "Events are taken in the JSON format: send one Content-Type, %s or %s.", schemas.MediaTypeEvent, schemas.MediaTypeBatch)
 	}
 	return mode, nil
 }

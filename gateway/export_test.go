@@ -1,0 +1,36 @@
+package gateway
+
+import "net/http"
+
+// For tests of the pure parts.
+
+// SplitPath is splitPath.
+func SplitPath(escaped string) ([]string, bool) { return splitPath(escaped) }
+
+// FindRoute tells the pattern of the route, "" for none, and the methods of the path.
+func FindRoute(method string, segments []string) (pattern string, allow []string) {
+	r, allow := findRoute(method, segments)
+	if r != nil {
+		pattern = r.Pattern
+	}
+	return pattern, allow
+}
+
+// Negotiate is negotiate.
+func Negotiate(h http.Header) string { return negotiate(h) }
+
+// CheckParams reads the parameters of a stream (0), an event stream (1) or a page (2).
+func CheckParams(r *http.Request, w int) (limit int, positions bool, err error) {
+	p, err := parseStreamParams(r, way(w))
+	return p.limit, p.positions, err
+}
+
+// AppendData is appendData.
+func AppendData(b []byte) []byte { return appendData(nil, b) }
+
+// EventID is eventID.
+func EventID(b []byte) string { return eventID(b) }
+
+// LoopbackHost and HostName are those of host.go.
+func LoopbackHost(s string) bool { return loopbackHost(s) }
+func HostName(s string) string   { return hostName(s) }
