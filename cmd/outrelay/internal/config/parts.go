@@ -1,0 +1,73 @@
+package config
+
+import (
+	"strings"
+	"time"
+
+	"github.com/outrelay/outrelay/broker"
+	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/schemas"
+)
+
+// Broker is the broker's part, without a logger.
+func (c *Config) Broker() broker.Config {
+	b := broker.Config{
+		Dir:        c.Data,
+		Log:        broker.LogConfig{Storage: c.Log.Storage, Flush: c.Log.Flush, Replicas: c.Log.Replicas},
+		NATS:       broker.NATSConfig{URL: c.NATS.URL, Credentials: c.NATS.Credentials},
+		Namespaces: map[string]broker.NamespaceConfig{},
+		Limits:     c.Limits.Broker,
+	}
+	for name, ns := range c.All() {
+		rules := make([]broker.TopicRule, len(ns.Topics))
+		for i, r := range ns.Topics {
+			rules[i] = broker.TopicRule{Filter: schemas.TopicFilter(r.Filter), Unstored: !r.Stored, MaxAge: time.Duration(r.MaxAge)}
+		}
+		b.Namespaces[name] = broker.NamespaceConfig{
+			Topics: rules,
+			Retention: broker.Retention{
+				MaxAge:   time.Duration(ns.Retention.MaxAge),
+				MaxBytes: int64(ns.Retention.MaxBytes),
+				Dedup:    time.Duration(ns.Retention.Dedup),
+			},
+		}
+	}
+	return b
+}
+
+// Access is the part of who may do what, without a logger. It holds the secrets.
+func (c *Config) Access() access.Config {
+	a := access.Config{Namespaces: map[string]access.Namespace{}}
+	for name, ns := range c.All() {
+		n := access.Namespace{Hosts: ns.Hosts, Anonymous: access.Anonymous(ns.Anonymous), Origins: ns.Origins, Dev: c.Dev}
+		for _, k := range ns.Keys {
+			n.Keys = append(n.Keys, access.Key{Name: k.Name, Primary: k.primary, Secondary: k.secondary, Rights: k.Rights, Path: k.Path})
+		}
+		for _, i := range ns.JWT {
+			n.JWT = append(n.JWT, access.Issuer{Issuer: i.Issuer, JWKS: i.JWKS, Secret: i.secret, Algorithms: i.Algorithms, Audience: i.Audience})
+		}
+		a.Namespaces[name] = n
+	}
+	return a
+}
+
+// HostNames maps host names to namespaces, in lower case and without brackets.
+func (c *Config) HostNames() map[string]string {
+	names := map[string]string{}
+	for name, ns := range c.All() {
+		for _, host := range ns.Hosts {
+			names[strings.ToLower(strings.Trim(host, "[]"))] = name
+		}
+	}
+	return names
+}
+
+// HasKeys says whether any namespace has a shared key.
+func (c *Config) HasKeys() bool {
+	for _, ns := range c.All() {
+		if len(ns.Keys) > 0 {
+			return true
+		}
+	}
+	return false
+}
