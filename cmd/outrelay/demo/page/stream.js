@@ -1,7 +1,7 @@
 // One subscription over one WebSocket, which heals by itself: it connects again
 // with full jitter and goes on after the last event it had.
 
-const firstWait = 250; // ms; the longest wait before the first retry, doubled with each
+const firstWait = 500; // ms; the longest wait before the first retry, doubled with each
 const longestWait = 8000;
 const silence = 60_000; // the gateway says where it is every 25 s when there is nothing else
 
@@ -75,8 +75,8 @@ export class Stream {
     this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
     this.socket.close();
     this.listener.state(false);
-    const wait = Math.min(longestWait, firstWait * 2 ** this.failures);
-    setTimeout(() => this.connect(), this.drained + Math.random() * wait);
+    const spread = Math.max(this.drained, Math.min(longestWait, firstWait * 2 ** this.failures));
+    setTimeout(() => this.connect(), this.drained + Math.random() * spread);
     this.failures++;
     this.drained = 0;
   }
