@@ -451,7 +451,7 @@ func TestSilentGatewayIsNoticed(t *testing.T) {
 
 func TestQuietGatewayAndSlowProgramAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const events = 200 // more than wait in the stream
+		const events = 200    // more than wait in the stream
 		var heard, visits int // pings, and pongs while the program is busy
 		f := newFaulty(t, func(v *visit) {
 			visits++
