@@ -126,7 +126,7 @@ func TestAnonymous(t *testing.T) {
 		{"absent", publish("a"), "unauthorized"},
 		{"open", publish("a"), ""},
 		{"open", publish("outrelay/listeners"), "unauthorized"},
-		{"open", publish("outrelay"), "unauthorized"},
+		{"open", publish("outrelay"), ""}, // no notice: those lie below it
 		{"open", publish(""), "unauthorized"},
 		{"open", publish("a//b"), "unauthorized"},
 		{"open", subscribe("**"), ""},
@@ -200,6 +200,11 @@ func TestSignatureScopes(t *testing.T) {
 		{"http://shop.example/hc1/a", "hc1", hc1Key, named(access.Send, "hc1"), "forbidden"},
 		{"http://shop.example/", "hc1", hc1Key, publish("a"), "forbidden"},
 		{"http://shop.example/", "hc1", hc1Key, named(access.Send, "hc10"), "forbidden"},
+		{"http://shop.example/hc10", "hc1", hc1Key, named(access.Send, "hc10"), "forbidden"},
+		{"http://shop.example/hc", "hc1", hc1Key, named(access.Send, "hc"), "forbidden"},
+		{"http://shop.example/hc", "hc1", hc1Key, named(access.Send, "hc1"), "forbidden"},
+		{"http://shop.example/topics", "hc1", hc1Key, publish("hc1"), "forbidden"},
+		{"http://shop.example/topics/hc1", "hc1", hc1Key, publish("hc1"), "forbidden"},
 		// A token stands for itself, also where a visitor without one may do more.
 		{"http://shop.example/topics/a", "Root", rootKey, publish("public/a"), "forbidden"},
 		{"http://shop.example/", "Root", otherKey, publish("public/a"), "unauthorized"},

@@ -307,6 +307,7 @@ func TestKeySets(t *testing.T) {
 		{"with a certificate that nobody reads", ed("a", `,"x5c":["x"],"x5u":"https://canary.example","x5t":"x"`, k), "EdDSA", "a", ""},
 		{"more than 1 MiB", ed("a", "", k) + strings.Repeat(" ", 1<<20), "EdDSA", "a", "unauthorized"},
 		{"two of one name", ed("a", "", k) + "," + ed("a", "", other), "EdDSA", "a", "unauthorized"},
+		{"two of one name, the other way round", ed("a", "", other) + "," + ed("a", "", k), "EdDSA", "a", "unauthorized"},
 		{"the same twice", ed("a", "", k) + "," + ed("a", "", k), "EdDSA", "a", ""},
 		{"two, none named", ed("a", "", k) + "," + ed("b", "", other), "EdDSA", "", "unauthorized"},
 		{"one without a name", strings.Replace(ed("a", "", k), `"kid":"a",`, "", 1), "EdDSA", "", ""},

@@ -5,8 +5,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"github.com/outrelay/outrelay/gateway/access"
 )
 
 // Foreign to a namespace that allows https://app.example and http://localhost:3000.
@@ -132,10 +130,7 @@ func FuzzOrigin(f *testing.F) {
 	for _, o := range []string{"https://app.example", "https://APP.example:443", "http://localhost:3000"} {
 		f.Add(o)
 	}
-	p, err := access.New(config())
-	if err != nil {
-		f.Fatal(err)
-	}
+	p := policy(f, config())
 	f.Fuzz(func(t *testing.T, origin string) {
 		got := p.OriginAllowed("shop", origin)
 		switch strings.ToLower(origin) {

@@ -105,8 +105,8 @@ func (p *Policy) Run(ctx context.Context) error {
 }
 
 // Changed returns a channel that is closed at the next change of what is allowed:
-// a reload, or an issuer that took a key back. Take the channel first and look at
-// the grants then ([Policy.Refresh], [Policy.Recheck]), so that no change is missed.
+// a reload, or an issuer that took a key back. Take the channel first, then get or
+// look at the grants ([Policy.Authorize], [Policy.Refresh]), so that no change is missed.
 func (p *Policy) Changed() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,7 +2,10 @@ package access_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,6 +217,47 @@ func TestCheckAndInspect(t *testing.T) {
 	}
 }
 
+func TestIssuerFaults(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		issuer access.Issuer
+		want   string // path of the one fault; "" is none
+	}{
+		{"secret", access.Issuer{Issuer: "a", Secret: hsSecret, Audience: "x"}, ""},
+		{"keys", access.Issuer{Issuer: "a", JWKS: "https://id.example/keys?x=1", Audience: "x", Algorithms: []string{"RS256", "EdDSA"}}, ""},
+		{"keys on loopback", access.Issuer{Issuer: "a", JWKS: "http://127.0.0.1:1/keys", Audience: "x"}, ""},
+		{"OpenID Connect", access.Issuer{Issuer: "https://id.example/realm", Audience: "x"}, ""},
+		{"no issuer", access.Issuer{JWKS: "https://id.example/keys", Audience: "x"}, "issuer"},
+		{"no audience", access.Issuer{Issuer: "a", Secret: hsSecret}, "audience"},
+		{"short secret", access.Issuer{Issuer: "a", Secret: "thirty-one-bytes-are-not-enough", Audience: "x"}, "secretfile"},
+		{"secret with a line end", access.Issuer{Issuer: "a", Secret: hsSecret + "\n", Audience: "x"}, "secretfile"},
+		{"secret and keys", access.Issuer{Issuer: "a", Secret: hsSecret, JWKS: "https://id.example/keys", Audience: "x"}, "secretfile"},
+		{"neither, and no address", access.Issuer{Issuer: "a", Audience: "x"}, "issuer"},
+		{"plain issuer", access.Issuer{Issuer: "http://id.example", Audience: "x"}, "issuer"},
+		{"plain keys", access.Issuer{Issuer: "a", JWKS: "http://id.example/keys", Audience: "x"}, "jwks"},
+		{"plain keys, almost on loopback", access.Issuer{Issuer: "a", JWKS: "http://localhost.example/keys", Audience: "x"}, "jwks"},
+		{"keys in a file", access.Issuer{Issuer: "a", JWKS: "file:///keys", Audience: "x"}, "jwks"},
+		{"keys with a user", access.Issuer{Issuer: "a", JWKS: "https://user:pass@id.example/keys", Audience: "x"}, "jwks"},
+		{"algorithm none", access.Issuer{Issuer: "a", JWKS: "https://id.example/keys", Audience: "x", Algorithms: []string{"none"}}, "algorithms[0]"},
+		{"HS256 with keys", access.Issuer{Issuer: "a", JWKS: "https://id.example/keys", Audience: "x", Algorithms: []string{"ES256", "HS256"}}, "algorithms[1]"},
+		{"RS256 with a secret", access.Issuer{Issuer: "a", Secret: hsSecret, Audience: "x", Algorithms: []string{"RS256"}}, "algorithms[0]"},
+	} {
+		_, err := access.New(access.Config{Namespaces: map[string]access.Namespace{"n": {JWT: []access.Issuer{tt.issuer}}}})
+		var fault *access.Fault
+		errors.As(err, &fault)
+		switch {
+		case tt.want == "" && err != nil, tt.want != "" && fault == nil:
+			t.Errorf("%s: New = %v, want a fault at %q", tt.name, err, tt.want)
+		case tt.want != "" && (fault.Path != "namespaces.n.jwt[0]."+tt.want || strings.Contains(err.Error(), "\n")):
+			t.Errorf("%s: New = %v, want one fault at jwt[0].%s", tt.name, err, tt.want)
+		}
+	}
+	twice := []access.Issuer{{Issuer: "a", Secret: hsSecret, Audience: "x"}, {Issuer: "a", Secret: hsSecret, Audience: "y"}}
+	if _, err := access.New(access.Config{Namespaces: map[string]access.Namespace{"n": {JWT: twice}}}); err == nil {
+		t.Error("New with one issuer twice = nil, want a fault")
+	}
+}
+
 // A secret that slips into a log line or an error of somebody else's stays unread.
 func TestSecretsDoNotPrint(t *testing.T) {
 	c := config()
@@ -255,23 +299,8 @@ func FuzzSignature(f *testing.F) {
 	for _, token := range badSignatures() {
 		f.Add(token)
 	}
-	p, err := access.New(config())
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, token string) {
-		g, err := p.Check(context.Background(), "shop", token)
-		if err != nil {
-			if _, ok := err.(*schemas.Problem); !ok {
-				t.Errorf("Check(%q) = %v, want a problem", token, err)
-			}
-			return
-		}
-		i, err := access.Inspect(token)
-		if err != nil || i.Kind != "sas" || !i.Expires.Equal(g.Expires) {
-			t.Errorf("Inspect(%q) = %+v, %v of a token that is taken", token, i, err)
-		}
-	})
+	p := policy(f, config())
+	f.Fuzz(func(t *testing.T, token string) { oneAnswer(t, p, token) })
 }
 
 func FuzzWebToken(f *testing.F) {
@@ -283,24 +312,70 @@ func FuzzWebToken(f *testing.F) {
 	for _, token := range out {
 		f.Add(token)
 	}
-	f.Add(compact(header("HS256"), claims(issuerSecret, map[string]any{"exp": 4095487740}), func(text string) []byte { return hs256([]byte(hsSecret), text) }))
-	p, err := access.New(access.Config{Namespaces: map[string]access.Namespace{
-		"shop": {JWT: []access.Issuer{{Issuer: issuerSecret, Secret: hsSecret, Audience: "the-shop"}}},
-	}})
-	if err != nil {
-		f.Fatal(err)
+	p := secretPolicy(f)
+	f.Fuzz(func(t *testing.T, token string) { oneAnswer(t, p, token) })
+}
+
+// FuzzSignedWebToken signs whatever it is given: the header and claims are not in
+// the hands of strangers then, but of an issuer that errs.
+func FuzzSignedWebToken(f *testing.F) {
+	now := time.Now().Unix()
+	good := claims(issuerSecret, map[string]any{"exp": 4095487740})
+	for _, h := range []string{header("HS256"), `{"alg":"HS256","crit":[]}`, `{"alg":"none"}`, "", "[]"} {
+		f.Add(h, good)
 	}
-	f.Fuzz(func(t *testing.T, token string) {
-		g, err := p.Check(context.Background(), "shop", token)
-		if err != nil {
-			if _, ok := err.(*schemas.Problem); !ok {
-				t.Errorf("Check(%q) = %v, want a problem", token, err)
-			}
+	for _, c := range []string{
+		claims(issuerSecret, map[string]any{"exp": now - 1}), claims(issuerSecret, map[string]any{"exp": raw("1e300")}), claims(issuerSecret, map[string]any{"nbf": now + 60}),
+		claims(issuerSecret, map[string]any{"aud": []any{"the-shop", 1}}), claims("x", nil), strings.Replace(good, "{", `{"exp":1,`, 1), "{}", "",
+	} {
+		f.Add(header("HS256"), c)
+	}
+	p := secretPolicy(f)
+	f.Fuzz(func(t *testing.T, header, claims string) {
+		g := oneAnswer(t, p, compact(header, claims, func(text string) []byte { return hs256([]byte(hsSecret), text) }))
+		if g == nil {
 			return
 		}
-		i, err := access.Inspect(token)
-		if err != nil || i.Kind != "jwt" || i.Issuer != issuerSecret || !i.Expires.Equal(g.Expires) {
-			t.Errorf("Inspect(%q) = %+v, %v of a token that is taken", token, i, err)
+		// Another reader has to find the same good claims.
+		var h, c map[string]any
+		if err := errors.Join(json.Unmarshal([]byte(header), &h), json.Unmarshal([]byte(claims), &c)); err != nil {
+			t.Fatalf("taken, though encoding/json says %v: %q %q", err, header, claims)
+		}
+		audience, ok := c["aud"].([]any)
+		if !ok {
+			audience = []any{c["aud"]}
+		}
+		now := float64(time.Now().Unix())
+		exp, _ := c["exp"].(float64)
+		nbf, _ := c["nbf"].(float64)
+		if h["alg"] != "HS256" || c["iss"] != issuerSecret || !slices.Contains(audience, any("the-shop")) || exp < now || nbf > now+6 {
+			t.Errorf("taken: %q %q", header, claims)
 		}
 	})
+}
+
+func secretPolicy(f *testing.F) *access.Policy {
+	return policy(f, access.Config{Namespaces: map[string]access.Namespace{
+		"shop": {JWT: []access.Issuer{{Issuer: issuerSecret, Secret: hsSecret, Audience: "the-shop"}}},
+	}})
+}
+
+// oneAnswer checks a token, fails unless the answer is a problem or a grant that
+// agrees with [access.Inspect], and returns the grant.
+func oneAnswer(t *testing.T, p *access.Policy, token string) *access.Grant {
+	g, err := p.Check(context.Background(), "shop", token)
+	if err != nil {
+		if _, ok := err.(*schemas.Problem); !ok {
+			t.Errorf("Check(%q) = %v, want a problem", token, err)
+		}
+		return nil
+	}
+	if strings.ContainsFunc(g.Subject, func(r rune) bool { return r < ' ' || '~' < r }) || len(g.Subject) > 400 {
+		t.Errorf("Check(%q): subject %q, want at most 400 printable characters", token, g.Subject)
+	}
+	i, err := access.Inspect(token)
+	if err != nil || !i.Expires.Equal(g.Expires) {
+		t.Errorf("Inspect(%q) = %+v, %v of a token that is taken until %v", token, i, err, g.Expires)
+	}
+	return g
 }

@@ -71,8 +71,7 @@ func (r *rights) empty() bool {
 func (r *rights) cover(a Ask) bool {
 	switch a.Action {
 	case Publish:
-		return !strings.HasPrefix(string(a.Topics)+"/", schemas.NoticeSegment+"/") && // the broker's own
-			coverTopics(r.publish, a.Topics)
+		return !a.Topics.Notices() && coverTopics(r.publish, a.Topics)
 	case Subscribe:
 		return coverTopics(r.subscribe, a.Topics)
 	case Subscription:
@@ -126,7 +125,7 @@ func fold(s string) string {
 func everything() rights {
 	return rights{
 		publish:       []schemas.TopicFilter{"**"},
-		subscribe:     []schemas.TopicFilter{"**", schemas.NoticeSegment, schemas.NoticeSegment + "/**"},
+		subscribe:     []schemas.TopicFilter{"**", schemas.NoticeSegment + "/**"},
 		subscriptions: []string{"*"},
 		listen:        []string{"**"},
 		send:          []string{"**"},
