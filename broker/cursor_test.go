@@ -53,9 +53,10 @@ func TestCursorBehindAFilter(t *testing.T) {
 	s := subscribe(t, b, broker.StreamOptions{Topics: "**", Filter: none})
 	r := publish(t, b, "a", ids("e", 1, 50)...)
 	await(t, "cursor at the log's end", func() bool { return s.Cursor() == r.Cursor })
+	cursor := s.Cursor()
 	s.Close()
 	publish(t, b, "a", "next")
-	again := subscribe(t, b, broker.StreamOptions{Topics: "**", Start: after(s.Cursor())})
+	again := subscribe(t, b, broker.StreamOptions{Topics: "**", Start: after(cursor)})
 	if got := take(t, again, 1); got[0] != "next" {
 		t.Errorf("resumed with %v", got)
 	}

@@ -3,6 +3,8 @@ package broker
 import (
 	"slices"
 	"time"
+
+	"github.com/outrelay/outrelay/schemas"
 )
 
 // A Group is the shared place of streams that are level with their view: whoever
@@ -21,6 +23,7 @@ type Group struct {
 	mark       Mark
 	generation uint64
 	members    int
+	arrived    []Arrival // who joined since the last Take
 	told       bool
 }
 
@@ -38,6 +41,13 @@ type Member struct {
 	seen uint64 // the newest stored event before it
 }
 
+// An Arrival is a stream that joined a group: the token that Join was given, and
+// from where on it takes part.
+type Arrival struct {
+	Token  any
+	Member Member
+}
+
 // Skips says whether d came before the stream's place.
 func (m Member) Skips(d *Delivery) bool {
 	return d.mark.next <= m.next || d.Stored && d.Cursor.Sequence <= m.seen
@@ -49,11 +59,12 @@ func (m Member) Past(mark Mark) bool { return mark.next >= m.next && mark.place.
 
 // Join makes the stream a member of its view's group of that owner, which is made
 // if there is none. It reports false if the stream has something of its own to
-// deliver first: call Next. notify is called when something comes for the group,
-// once until the next Take, under a lock: it must not block or call the broker.
+// deliver first: call Next. The next Take names the token among those who arrived.
+// notify is called when the group has something to take, once until the next Take,
+// under a lock: it must not block or call the broker.
 //
 // A member's Next must not be called until it has left.
-func (s *Stream) Join(owner any, notify func(*Group)) (*Group, Member, bool) {
+func (s *Stream) Join(owner, token any, notify func(*Group)) (*Group, Member, bool) {
 	if s.behind || s.snapshot != nil || len(s.gaps) > 0 {
 		return nil, Member{}, false
 	}
@@ -96,30 +107,49 @@ func (s *Stream) Join(owner any, notify func(*Group)) (*Group, Member, bool) {
 		return nil, Member{}, false
 	}
 	g.members++
+	m := Member{s.next, s.place.sequence}
+	g.arrived = append(g.arrived, Arrival{token, m})
 	g.tell()
-	return g, Member{s.next, s.place.sequence}, true
+	return g, m, true
 }
 
 // tell calls the owner unless it was told already or nothing waits. The feed's lock
 // is held.
 func (g *Group) tell() {
-	if !g.told && (g.mark.next < g.view.end() || g.generation != g.feed.generation) {
+	if !g.told && (g.mark.next < g.view.end() || len(g.arrived) > 0 || g.generation != g.feed.generation) {
 		g.told = true
 		g.notify(g)
 	}
 }
 
-// Take appends to dst what waits, up to max deliveries, and moves the group's place
-// past it. more says that there is more. lost says that the group fell behind the
-// ring, or the log is another one: all members must leave at the mark of before.
-func (g *Group) Take(dst []Delivery, max int) (out []Delivery, more, lost bool) {
+// A Taking is what [Group.Take] took.
+type Taking struct {
+	Deliveries []Delivery
+	// Arrived are those who joined since the last Take; the deliveries are for them
+	// too, but for those that their Member skips.
+	Arrived []Arrival
+	// From and To are the group's places before and after.
+	From, To Mark
+	// More says that there is more.
+	More bool
+	// Lost says that the group fell behind the ring, or the log is another one: all
+	// members must leave at From.
+	Lost bool
+}
+
+// Take takes what waits, up to max deliveries, and moves the group's place past it.
+// The deliveries are appended to dst.
+func (g *Group) Take(dst []Delivery, max int) Taking {
 	now := time.Now().UnixNano()
 	f, v := g.feed, g.view
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	g.told = false
+	t := Taking{Arrived: g.arrived, From: g.mark}
+	g.arrived = nil
 	if g.generation != f.generation || g.mark.next < v.base {
-		return dst, false, true
+		t.Lost = true
+		return t
 	}
 	for ; g.mark.next < v.end() && max > 0; max-- {
 		e := v.at(g.mark.next)
@@ -137,20 +167,34 @@ func (g *Group) Take(dst []Delivery, max int) (out []Delivery, more, lost bool) 
 		d.mark = g.mark
 		dst = append(dst, d)
 	}
-	if g.mark.next == v.end() && f.head.sequence > g.mark.place.sequence {
-		g.mark.place = f.head // nothing of the view lies between
+	g.level()
+	t.Deliveries, t.To, t.More = dst, g.mark, g.mark.next < v.end()
+	return t
+}
+
+// level moves the place to the newest stored event if nothing of the view lies
+// between. The feed's lock is held.
+func (g *Group) level() {
+	if f := g.feed; g.mark.next == g.view.end() && f.head.sequence > g.mark.place.sequence {
+		g.mark.place = f.head
 	}
-	return dst, g.mark.next < v.end(), false
 }
 
 // Mark is the group's place.
 func (g *Group) Mark() Mark {
 	g.feed.mu.Lock()
 	defer g.feed.mu.Unlock()
-	if g.generation == g.feed.generation && g.mark.next == g.view.end() && g.feed.head.sequence > g.mark.place.sequence {
-		g.mark.place = g.feed.head
+	if g.generation == g.feed.generation {
+		g.level()
 	}
 	return g.mark
+}
+
+// Cursor is the place m as a cursor.
+func (g *Group) Cursor(m Mark) schemas.Cursor {
+	g.feed.mu.Lock()
+	defer g.feed.mu.Unlock()
+	return g.feed.cursor(m.place)
 }
 
 // Mark is the place after the delivery. It holds for one that came from a group.

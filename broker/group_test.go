@@ -60,9 +60,9 @@ func TestGroupMembersMissAndDoubleNothing(t *testing.T) {
 	pump := func() {
 		for g := range ready {
 			delete(ready, g)
-			before := g.Mark()
-			var more, lost bool
-			buf, more, lost = g.Take(buf[:0], 1+random.IntN(20))
+			taken := g.Take(buf[:0], 1+random.IntN(20))
+			buf = taken.Deliveries
+			before, more, lost := taken.From, taken.More, taken.Lost
 			for _, s := range all {
 				if s.group != g {
 					continue
@@ -91,7 +91,7 @@ func TestGroupMembersMissAndDoubleNothing(t *testing.T) {
 	}
 	alone := func(s *served) {
 		for range 3 {
-			if g, m, ok := s.stream.Join(owner, notify); ok {
+			if g, m, ok := s.stream.Join(owner, s, notify); ok {
 				s.group, s.member = g, m
 				return
 			}
@@ -120,7 +120,7 @@ func TestGroupMembersMissAndDoubleNothing(t *testing.T) {
 			if s.group == nil && random.IntN(2) == 0 && len(want) > 0 {
 				if pending(s, want) {
 					alone(s)
-				} else if g, m, ok := s.stream.Join(owner, notify); ok {
+				} else if g, m, ok := s.stream.Join(owner, s, notify); ok {
 					s.group, s.member = g, m
 				}
 			}

@@ -89,6 +89,9 @@ type Limits struct {
 	// BrokerTimeout is how long the broker may take for a publish, a history page or
 	// opening a stream.
 	BrokerTimeout time.Duration
+	// Compression offers permessage-deflate to WebSocket clients (RFC 7692), without
+	// context takeover.
+	Compression bool
 	// PingInterval is the longest that an idle stream is silent (protocol section
 	// 4); the pings come up to a tenth earlier, so that they spread. Two intervals
 	// with no frame received and no progress in writing close a connection.

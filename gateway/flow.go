@@ -15,7 +15,8 @@ import (
 
 // A flow decides what a stream sends, and when: its events, its notices, what keeps
 // it alive, and its end. How that looks on the wire is its outlet's. One goroutine
-// runs it; the methods that end, drain and ring it may be called from any.
+// runs it, or a pump while it is level with its view; the methods that end and drain
+// it may be called from any.
 type flow struct {
 	// Fixed by newFlow.
 	gateway   *Gateway
@@ -29,13 +30,20 @@ type flow struct {
 
 	grant atomic.Pointer[access.Grant] // replaced when the rules change
 
+	// Owned by whoever sends: the flow's goroutine, or the pump that it is parked at.
+	opened    bool      // the first look at the stream was taken
+	announced bool      // the draining notice was sent
+	delivered time.Time // when the stream last brought something
+	nextAlive time.Time // when to show that the connection is alive
+
 	mu      sync.Mutex
-	rung    bool               // something below waits to be seen
+	rung    bool               // something waits to be seen
 	cancel  context.CancelFunc // ends the wait for events; nil outside one
 	end     *ending            // the first that was given
 	drainAt time.Time          // when to close; zero unless draining
 	retry   time.Duration      // what the draining notice says
 	cut     func()             // takes the connection away; nil until there is one
+	parked  *parked            // at a pump; nil while the flow has its goroutine
 }
 
 // An ending is why and how a stream ends.
@@ -59,14 +67,14 @@ type outlet interface {
 	// position says where the stream is; kind is [schemas.NoticeOpen] or [schemas.NoticePosition].
 	position(kind string, c schemas.Cursor)
 	draining(retry time.Duration)
-	// others takes what else waits to be sent, after [flow.ring].
-	others()
 	// alive shows that the connection is.
 	alive()
 	// full says that it is time to flush.
 	full() bool
 	// flush writes and blocks until the client takes it. An error ends the stream.
 	flush() error
+	// park gives the flow to a pump, if there is one and nothing else is to be done.
+	park() bool
 }
 
 // Bounds of the loop.
@@ -83,7 +91,7 @@ func newFlow(g *Gateway, namespace string, w way, ask access.Ask, grant *access.
 	}
 	f.grant.Store(grant)
 	most := g.config.Limits.PingInterval
-	f.interval = most - time.Duration(rand.Int64N(int64(most)/10+1))
+	f.interval = most - most/10 - time.Duration(rand.Int64N(int64(most)/10+1)) // a pump looks ten times an interval
 	return f
 }
 
@@ -122,18 +130,15 @@ func (f *flow) close() {
 	f.gateway.removeFlow(f)
 }
 
-// ring makes the flow look at its outlet's others.
-func (f *flow) ring() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.ringLocked()
-}
-
+// ringLocked makes the flow look at its orders. mu is held.
 func (f *flow) ringLocked() {
-	f.rung = true
 	if f.cancel != nil {
 		f.cancel()
 	}
+	if f.parked != nil && !f.rung {
+		f.parked.pump.unpark(f.parked)
+	}
+	f.rung = true
 }
 
 // finish ends the flow soon, if nothing has ended it yet.
@@ -204,9 +209,13 @@ func (f *flow) wait(until time.Time) (context.Context, context.CancelFunc) {
 }
 
 // run sends until the flow is to end, and returns why it did. All that it gathered
-// is flushed then, unless the connection is lost.
-func (f *flow) run(out outlet) ending {
-	end := f.send(out)
+// is flushed then, unless the connection is lost. It also returns, with parked true,
+// when a pump has taken over: run must be called again when that gives the flow back.
+func (f *flow) run(out outlet) (end ending, parked bool) {
+	end, parked = f.send(out)
+	if parked {
+		return end, true
+	}
 	f.mu.Lock()
 	if f.end == nil {
 		f.end = &end
@@ -216,17 +225,19 @@ func (f *flow) run(out outlet) ending {
 		end = ending{reason: connectionLost}
 	}
 	f.gateway.metrics.ended(f, end.reason)
-	return end
+	return end, false
 }
 
-func (f *flow) send(out outlet) ending {
-	if f.params.positions {
-		out.position(schemas.NoticeOpen, f.events.Cursor())
+func (f *flow) send(out outlet) (ended ending, parked bool) {
+	if !f.opened {
+		f.opened = true
+		f.delivered = time.Now()
+		f.nextAlive = f.delivered.Add(f.interval)
+		if f.params.positions {
+			out.position(schemas.NoticeOpen, f.events.Cursor())
+		}
 	}
 	lost := ending{reason: connectionLost}
-	delivered := time.Now() // when the stream last brought something
-	nextAlive := delivered.Add(f.interval)
-	announced := false
 	var failing time.Time // since when the log can't be read
 	for {
 		end, drainAt, retry := f.orders()
@@ -234,30 +245,32 @@ func (f *flow) send(out outlet) ending {
 		expires := f.grant.Load().Expires
 		switch {
 		case end != nil:
-			return *end
+			return *end, false
 		case !expires.IsZero() && !now.Before(expires):
-			return ending{reason: schemas.CloseTokenExpired}
-		case !drainAt.IsZero() && !announced:
-			announced = true
+			return ending{reason: schemas.CloseTokenExpired}, false
+		case !drainAt.IsZero() && !f.announced:
+			f.announced = true
 			out.draining(retry)
 		case !drainAt.IsZero() && !now.Before(drainAt):
-			return ending{reason: schemas.CloseDrain}
+			return ending{reason: schemas.CloseDrain}, false
 		}
-		if !now.Before(nextAlive) {
+		if !now.Before(f.nextAlive) {
 			out.alive()
-			nextAlive = now.Add(f.interval)
+			f.nextAlive = now.Add(f.interval)
 		}
-		until := nextAlive
+		until := f.nextAlive
 		if f.params.positions {
-			if !now.Before(delivered.Add(f.interval)) {
+			if !now.Before(f.delivered.Add(f.interval)) {
 				out.position(schemas.NoticePosition, f.events.Cursor())
-				delivered = now
+				f.delivered = now
 			}
-			until = earlier(until, delivered.Add(f.interval))
+			until = earlier(until, f.delivered.Add(f.interval))
 		}
-		out.others()
 		if out.flush() != nil {
-			return lost
+			return lost, false
+		}
+		if out.park() {
+			return ended, true
 		}
 		until = earlier(earlier(until, expires), drainAt)
 		ctx, done := f.wait(until)
@@ -268,7 +281,7 @@ func (f *flow) send(out outlet) ending {
 		case err == nil:
 			failing = time.Time{}
 		case errors.Is(err, schemas.ErrDraining):
-			return ending{reason: schemas.CloseDrain}
+			return ending{reason: schemas.CloseDrain}, false
 		case interrupted:
 			continue
 		case errors.Is(err, schemas.ErrStorage), errors.Is(err, context.DeadlineExceeded):
@@ -276,7 +289,7 @@ func (f *flow) send(out outlet) ending {
 				failing = now
 			}
 			if now.Sub(failing) > storagePatience {
-				return ending{schemas.CloseFault, "the log can't be read now"}
+				return ending{schemas.CloseFault, "the log can't be read now"}, false
 			}
 			ctx, done := f.wait(now.Add(storagePause))
 			<-ctx.Done()
@@ -284,13 +297,13 @@ func (f *flow) send(out outlet) ending {
 			continue
 		default:
 			f.gateway.config.Logger.Error("stream failed", "namespace", f.namespace, "error", err)
-			return ending{schemas.CloseFault, "the gateway failed"}
+			return ending{schemas.CloseFault, "the gateway failed"}, false
 		}
 		if len(deliveries) > 0 {
-			delivered = time.Now()
+			f.delivered = time.Now()
 		}
 		if end := f.pass(deliveries, out); end != nil {
-			return *end
+			return *end, false
 		}
 	}
 }

@@ -27,6 +27,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/outrelay/outrelay/gateway/frame"
 )
 
 // A Gateway is made by [New]. Call [Gateway.Listen] once, then [Gateway.Run] once.
@@ -45,6 +47,8 @@ type Gateway struct {
 	ctx     context.Context
 	abandon context.CancelFunc
 	tasks   sync.WaitGroup // goroutines that no http.Server waits for
+
+	pumps []*pump // fixed by Run
 
 	draining atomic.Bool
 
@@ -91,7 +95,7 @@ func (g *Gateway) Listen() error {
 			return nil, err
 		}
 		opened = append(opened, l)
-		return &listener{Listener: l, limit: limit}, nil
+		return frame.Listener{Listener: &listener{Listener: l, limit: limit}}, nil
 	}
 	var errs [3]error
 	g.https, errs[0] = open(g.config.HTTPS, connections)
@@ -182,6 +186,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		})
 	}
+	g.startPumps()
 	serve(g.public, g.https, true)
 	serve(g.plain, g.http, false)
 	serve(g.management, g.admin, false)

@@ -84,7 +84,7 @@ func (s *sse) draining(retry time.Duration) {
 	s.notice(drainingNotice(retry))
 }
 
-func (s *sse) others()    {}
+func (s *sse) park() bool { return false }
 func (s *sse) alive()     { s.buf = append(s.buf, ":\n\n"...) }
 func (s *sse) full() bool { return len(s.buf) >= joined }
 

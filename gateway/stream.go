@@ -10,24 +10,21 @@ import (
 
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/frame"
 	"github.com/outrelay/outrelay/schemas"
 )
 
-// A stream is a WebSocket on a topic filter (protocol section 2). Its goroutine
-// sends; another, which it owns, reads and publishes.
+// A stream is a WebSocket on a topic filter (protocol section 2). One goroutine
+// reads and publishes; another sends, unless a pump does it with others.
 type stream struct {
 	flow   *flow
 	socket *socket
 	// topic is where the client may publish, "" on a filter with wildcards.
 	topic schemas.Topic
-	// rejections wait to be sent; a client that does not take them is not read from.
-	rejections chan []byte
+	read  chan struct{} // closed when the reader has ended
 
-	buf []byte // owned by the sender; nil while nothing waits
+	chunk *frame.Chunk // owned by the sender; nil while nothing waits
 }
-
-// maxRejections is how many rejected notices wait for a client to take them.
-const maxRejections = 16
 
 // openWebSocket answers the handshake of a stream. All is checked before, so that a
 // refusal is a problem document; the error is one to refuse with.
@@ -46,18 +43,18 @@ func (c *call) openWebSocket(topics schemas.TopicFilter) error {
 	if err != nil {
 		return err
 	}
-	s := &stream{flow: f, rejections: make(chan []byte, maxRejections)}
+	s := &stream{flow: f, read: make(chan struct{})}
 	if topics.Concrete() {
 		s.topic = schemas.Topic(topics)
 	}
-	if s.socket, err = c.upgrade(protocol, f.ring); err != nil {
+	if s.socket, err = c.upgrade(protocol); err != nil {
 		f.close()
 		c.gateway.config.Logger.Debug("upgrade failed", "namespace", c.namespace)
 		return nil
 	}
-	raw := s.socket.raw
-	f.onCut(func() { raw.Close() })
+	f.onCut(func() { s.socket.Close() })
 	// The handler returns, so that what net/http holds for it is freed.
+	c.gateway.tasks.Go(s.receive)
 	c.gateway.tasks.Go(s.run)
 	return nil
 }
@@ -107,21 +104,18 @@ func chooseProtocol(header http.Header, known string) (string, error) {
 	return "", nil
 }
 
-// run sends until the stream ends. It owns the flow, the socket and the reader.
+// run sends until the stream ends, and then closes it, or until a pump takes over.
 func (s *stream) run() {
-	defer s.flow.close()
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		defer s.guard()
-		s.read()
-	}()
-	end := ending{reason: schemas.CloseFault}
+	end, parked := ending{reason: schemas.CloseFault}, false
 	func() {
 		defer s.guard()
-		end = s.flow.run(s)
+		end, parked = s.flow.run(s)
 	}()
-	s.socket.close(end, read)
+	if parked {
+		return
+	}
+	defer s.flow.close()
+	s.socket.close(end, s.read)
 }
 
 // guard turns a panic into the end of this one stream.
@@ -132,10 +126,12 @@ func (s *stream) guard() {
 	}
 }
 
-// read takes the client's messages one after the other: the next is not read
+// receive takes the client's messages one after the other: the next is not read
 // before the last is kept, so that a client that sends too fast waits, and one
 // whose Close frame is answered knows that all before it was taken.
-func (s *stream) read() {
+func (s *stream) receive() {
+	defer close(s.read)
+	defer s.guard()
 	for {
 		message, release, end := s.socket.read()
 		if end != nil {
@@ -178,76 +174,53 @@ func (s *stream) publish(message []byte) error {
 	return err
 }
 
-// reject tells the client that a message was not taken. It waits until there is
-// room for the notice.
+// reject tells the client that a message was not taken. It waits until the client
+// takes the notice; one that does not is not read from either.
 func (s *stream) reject(err error, message []byte) {
 	g := s.flow.gateway
 	p := g.problem(err)
 	g.metrics.refused(s.flow.namespace, p)
-	notice := rejectedNotice(p, message)
-	for {
-		select {
-		case s.rejections <- notice:
-			s.flow.ring()
-			return
-		case <-time.After(rejectionPoll):
-			if s.flow.over() {
-				return
-			}
-		}
+	if err := s.socket.WriteText(rejectedNotice(p, message)); err != nil {
+		s.flow.finish(connectionLost, "")
 	}
 }
 
-const rejectionPoll = 100 * time.Millisecond
-
-// What the sender gathers before it writes, and a buffer that is kept for the next
-// stream that has something to send.
+// joined is how much the sender gathers before it writes.
 const joined = 64 << 10
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, joined+8<<10); return &b }}
+var chunks = sync.Pool{New: func() any { return new(frame.Chunk) }}
 
-func (s *stream) frame(opcode byte, payload []byte) {
-	if s.buf == nil {
-		s.buf = (*buffers.Get().(*[]byte))[:0]
+func (s *stream) text(payload []byte) {
+	if s.chunk == nil {
+		s.chunk = chunks.Get().(*frame.Chunk)
+		s.chunk.Reset()
 	}
-	s.buf = appendFrame(s.buf, opcode, payload)
+	s.chunk.Text(payload)
 }
 
-func (s *stream) event(d broker.Delivery) { s.frame(frameText, d.Event) }
-func (s *stream) notice(n []byte)         { s.frame(frameText, n) }
-func (s *stream) full() bool              { return len(s.buf) >= joined }
+func (s *stream) event(d broker.Delivery) { s.text(d.Event) }
+func (s *stream) notice(n []byte)         { s.text(n) }
+func (s *stream) full() bool              { return s.chunk != nil && len(s.chunk.Bytes) >= joined }
 
 func (s *stream) position(kind string, c schemas.Cursor) { s.notice(cursorNotice(kind, c)) }
 func (s *stream) draining(retry time.Duration)           { s.notice(drainingNotice(retry)) }
 
 func (s *stream) alive() {
-	s.frame(framePing, nil)
-	s.socket.wrotePing()
-}
-
-func (s *stream) others() {
-	if pong, ok := s.socket.takePong(); ok {
-		s.frame(framePong, pong)
-	}
-	for {
-		select {
-		case n := <-s.rejections:
-			s.notice(n)
-		default:
-			return
-		}
+	if s.socket.Ping() != nil {
+		s.flow.finish(connectionLost, "")
 	}
 }
 
 func (s *stream) flush() error {
-	if s.buf == nil {
-		return nil
+	if s.chunk == nil {
+		return s.socket.Flush() // what a pump or the reader left
 	}
-	err := s.socket.write(s.buf)
-	if cap(s.buf) <= 2*joined {
-		b := s.buf
-		buffers.Put(&b)
+	err := s.socket.Write(s.chunk)
+	if cap(s.chunk.Bytes) <= 2*joined {
+		chunks.Put(s.chunk)
 	}
-	s.buf = nil
+	s.chunk = nil
 	return err
 }
+
+func (s *stream) park() bool { return s.flow.gateway.pumpFor(s.flow).park(s) }

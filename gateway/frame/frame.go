@@ -48,7 +48,11 @@ func AppendText(dst []byte, payload ...[]byte) []byte {
 }
 
 // appendClose appends a Close frame; a reason that is too long is cut at a rune.
-func appendClose(dst []byte, code uint16, reason string) []byte {
+// Code 0 is none.
+func appendClose(dst []byte, code int, reason string) []byte {
+	if code == 0 {
+		return appendHeader(dst, final|opClose, 0)
+	}
 	if len(reason) > maxControl-2 {
 		reason = reason[:maxControl-2]
 		for !utf8.ValidString(reason) {
@@ -56,7 +60,7 @@ func appendClose(dst []byte, code uint16, reason string) []byte {
 		}
 	}
 	dst = appendHeader(dst, final|opClose, 2+len(reason))
-	dst = binary.BigEndian.AppendUint16(dst, code)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
 	return append(dst, reason...)
 }
 

@@ -26,8 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func serve(t testing.TB, secure bool, o frame.Options, handle func(*frame.Socket)) (url string, client *http.Client) {
 	t.Helper()
 	var running sync.WaitGroup
-	if o.Stall == 0 {
-		o.Stall = 10 * time.Second
+	if o.Interval == 0 {
+		o.Interval = 10 * time.Second
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := frame.Accept(w, r, o)
@@ -36,6 +36,7 @@ func serve(t testing.TB, secure bool, o frame.Options, handle func(*frame.Socket
 			return
 		}
 		running.Go(func() {
+			defer s.Release()
 			defer s.Close()
 			handle(s)
 		})
@@ -207,7 +208,7 @@ func TestNoDataAfterClose(t *testing.T) {
 			if err := s.WriteText([]byte("one")); err != nil {
 				t.Error(err)
 			}
-			s.CloseFrame(websocket.StatusGoingAway, "drain "+strings.Repeat("é", 100), time.Now().Add(5*time.Second))
+			s.Goodbye(int(websocket.StatusGoingAway), "drain "+strings.Repeat("é", 100), time.Now().Add(5*time.Second))
 			if err := s.WriteText([]byte("two")); !errors.Is(err, frame.ErrClosed) {
 				t.Errorf("WriteText after the Close frame: %v, want ErrClosed", err)
 			}
@@ -229,7 +230,7 @@ func TestNoDataAfterClose(t *testing.T) {
 // slowly is not.
 func TestFlushGivesUpOnAStalledClient(t *testing.T) {
 	result := make(chan error, 1)
-	url, client := serve(t, false, frame.Options{Stall: 200 * time.Millisecond}, func(s *frame.Socket) {
+	url, client := serve(t, false, frame.Options{Interval: 100 * time.Millisecond}, func(s *frame.Socket) {
 		var c frame.Chunk
 		c.Text(make([]byte, 16<<20))
 		result <- s.Write(&c)

@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // A Listener accepts connections whose writes can be made not to wait, which a
@@ -78,6 +80,15 @@ func newConn(c net.Conn) (*conn, error) {
 	return conn, nil
 }
 
+// CloseWrite ends the sending side. net/http asks for it before it closes on a
+// client that still sends.
+func (c *conn) CloseWrite() error {
+	if under, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return under.CloseWrite()
+	}
+	return nil
+}
+
 // detach makes writes not wait any more.
 func (c *conn) detach() {
 	c.mu.Lock()
@@ -131,9 +142,10 @@ func (c *conn) full() bool { return len(c.kept) > 0 }
 // within the deadline makes progress.
 const flushPiece = 4 << 10
 
-// flush waits until what is kept has been written. progress is called before each
-// piece; it sets the deadline. One goroutine at a time may flush.
-func (c *conn) flush(progress func() error) error {
+// flush waits until what is kept has been written. Each piece has the time that
+// patience returns; when that is over, patient says whether to go on. One goroutine
+// at a time may flush.
+func (c *conn) flush(patience func() time.Time, patient func() bool) error {
 	for {
 		c.mu.Lock()
 		piece := c.kept[:min(len(c.kept), flushPiece)]
@@ -141,7 +153,7 @@ func (c *conn) flush(progress func() error) error {
 		if len(piece) == 0 {
 			return nil
 		}
-		if err := progress(); err != nil {
+		if err := c.Conn.SetWriteDeadline(patience()); err != nil {
 			return err
 		}
 		n, err := c.Conn.Write(piece) // others only append while something is kept
@@ -151,7 +163,7 @@ func (c *conn) flush(progress func() error) error {
 			c.kept = nil
 		}
 		c.mu.Unlock()
-		if err != nil {
+		if err != nil && !(errors.Is(err, os.ErrDeadlineExceeded) && (n > 0 || patient())) {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,24 +28,38 @@ const tlsPiece = 16 << 10
 // ErrClosed says that a Close frame was sent or the socket is gone: no data may follow.
 var ErrClosed = errors.New("websocket closed")
 
+// ErrSilent says that the client gave no sign of life for two intervals.
+var ErrSilent = errors.New("silent")
+
 // A Socket is a server's end of a WebSocket. Make one with [Accept].
 type Socket struct {
 	ws   *websocket.Conn
 	conn *conn
 	tls  *tls.Conn // above conn, or nil
 	// Deflate says that the client takes compressed messages.
-	Deflate bool
-	stall   time.Duration
+	Deflate  bool
+	interval time.Duration
 
-	mu        sync.Mutex // guards writing; taken before conn.mu
+	flushing sync.Mutex // held by the one who flushes; taken before mu
+	gone     atomic.Bool
+
+	// Owned by the reader.
+	early     []byte    // came with the handshake
+	messageBy time.Time // when the message being read must be here; zero between messages
+	broken    error     // of the connection, not of what came over it
+
+	mu        sync.Mutex // guards what follows, and writing; taken before conn.mu
 	closeSent bool
-	waiting   bool       // a control frame lies behind what the full socket keeps
-	flushing  sync.Mutex // held by the one who flushes; taken before mu
-
-	// When a frame came, and when the socket took bytes, in nanoseconds since 1970.
-	received, progressed atomic.Int64
-	gone                 atomic.Bool
+	waiting   bool      // a pong lies behind what the full socket keeps
+	closeBy   time.Time // when the connection ends whatever happens; zero while it is open
+	alive     time.Time // when a frame was received, or a backlog was seen to shrink
+	acked     uint64    // by the client's TCP, at the last look
+	controls  int       // control frames written since then
 }
+
+// ackedPerControl is more than a control frame takes on the wire, TLS included:
+// what goes beyond was data.
+const ackedPerControl = 192
 
 // Options of [Accept].
 type Options struct {
@@ -52,8 +67,9 @@ type Options struct {
 	Subprotocol string
 	// Deflate offers permessage-deflate without context takeover (RFC 7692).
 	Deflate bool
-	// Stall is how long a write may make no progress before the socket is given up.
-	Stall time.Duration
+	// Interval is that of pings. A client that for two of them sends no frame and
+	// whose TCP takes no data is silent: reads and writes fail with [ErrSilent].
+	Interval time.Duration
 }
 
 // Accept answers the handshake of r, which the caller has checked (version, key,
@@ -61,17 +77,19 @@ type Options struct {
 // should return soon after, so that net/http's memory goes. The listener must be a
 // [Listener].
 func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Socket, error) {
-	s := &Socket{stall: o.Stall}
-	options := &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled}
+	s := &Socket{interval: o.Interval, alive: time.Now()}
+	options := &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the origin has been checked
+		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     func(context.Context, []byte) bool { s.Sign(); return true },
+		OnPongReceived:     func(context.Context, []byte) { s.Sign() },
+	}
 	if o.Subprotocol != "" {
 		options.Subprotocols = []string{o.Subprotocol}
 	}
 	if o.Deflate {
 		options.CompressionMode = websocket.CompressionNoContextTakeover
 	}
-	now := time.Now().UnixNano()
-	s.received.Store(now)
-	s.progressed.Store(now)
 	h := &hijacker{ResponseWriter: w, socket: s}
 	ws, err := websocket.Accept(h, r, options)
 	if err != nil {
@@ -106,21 +124,20 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	s.conn = own
 	// What came with the handshake must come out of our Read: coder keeps only what
 	// the reader that it is given holds, and then reads the connection.
-	var early []byte
 	if n := rw.Reader.Buffered(); n > 0 {
 		peeked, err := rw.Reader.Peek(n)
 		if err != nil {
 			c.Close()
 			return nil, nil, err
 		}
-		early = slices.Clone(peeked)
+		s.early = slices.Clone(peeked)
 	}
 	if err := rw.Writer.Flush(); err != nil { // the answer to the handshake
 		c.Close()
 		return nil, nil, err
 	}
 	own.detach()
-	inner := &coderConn{Conn: c, socket: s, early: early}
+	inner := &coderConn{Conn: c, socket: s}
 	return inner, bufio.NewReadWriter(bufio.NewReaderSize(inner, bufferSize), bufio.NewWriterSize(inner, bufferSize)), nil
 }
 
@@ -129,47 +146,107 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 type coderConn struct {
 	net.Conn
 	socket *Socket
-	early  []byte
 }
 
-func (c *coderConn) Read(b []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(b, c.early)
-		c.early = c.early[n:]
-		if len(c.early) == 0 {
-			c.early = nil
+func (c *coderConn) Read(b []byte) (int, error) { return c.socket.read(c.Conn, b) }
+
+func (c *coderConn) Write(b []byte) (int, error) { return len(b), c.socket.control(b) }
+
+// Close does nothing: the socket's owner closes, after its Close frame was read.
+func (c *coderConn) Close() error { return nil }
+
+// Sign notes a sign of life: a frame was received.
+func (s *Socket) Sign() {
+	s.mu.Lock()
+	s.alive = time.Now()
+	s.mu.Unlock()
+}
+
+// read reads from the connection. Its deadline is the message's, or between messages
+// that of silence.
+func (s *Socket) read(c net.Conn, b []byte) (int, error) {
+	if len(s.early) > 0 {
+		n := copy(b, s.early)
+		if s.early = s.early[n:]; len(s.early) == 0 {
+			s.early = nil
 		}
 		return n, nil
 	}
-	n, err := c.Conn.Read(b)
-	if n > 0 {
-		c.socket.received.Store(time.Now().UnixNano())
+	for {
+		deadline, ok := s.readDeadline()
+		if !ok {
+			s.broken = ErrSilent
+			return 0, ErrSilent
+		}
+		c.SetReadDeadline(deadline) //nolint:errcheck // the read will say it
+		n, err := c.Read(b)
+		if n > 0 || err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !s.messageBy.IsZero() || s.Closing() {
+			s.broken = err
+			return 0, err
+		}
 	}
-	return n, err
 }
 
-func (c *coderConn) Write(b []byte) (int, error) {
-	return len(b), c.socket.control(b)
+// readDeadline is until when a read may wait, false if the client is silent.
+func (s *Socket) readDeadline() (time.Time, bool) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deadline := s.messageBy
+	if deadline.IsZero() {
+		if s.silent(now) {
+			return deadline, false
+		}
+		deadline = now.Add(s.interval)
+		if last := s.alive.Add(2 * s.interval); last.Before(deadline) {
+			deadline = last
+		}
+	}
+	if !s.closeBy.IsZero() && s.closeBy.Before(deadline) {
+		deadline = s.closeBy
+	}
+	return deadline, true
 }
 
-func (c *coderConn) Close() error { return c.socket.close() }
+// silent says whether the client gave no sign of life for two intervals. That its
+// TCP has taken more than control frames is one; that the kernel accepted a write
+// shows nothing. mu is held.
+func (s *Socket) silent(now time.Time) bool {
+	if now.Before(s.alive.Add(s.interval)) {
+		return false // it will be asked again before it counts as silent
+	}
+	if acked, ok := s.conn.acked(); ok {
+		if acked > s.acked+uint64(s.controls)*ackedPerControl {
+			s.alive = now
+		}
+		s.acked, s.controls = acked, 0
+	}
+	return !now.Before(s.alive.Add(2 * s.interval))
+}
+
+// Expect says by when the rest of the message that is being read must be here; the
+// zero time stands between messages. It belongs to the reader.
+func (s *Socket) Expect(by time.Time) { s.messageBy = by }
+
+// Broken is the error of the connection, after Read or its reader failed; nil if
+// what came over it was wrong. It belongs to the reader.
+func (s *Socket) Broken() error { return s.broken }
 
 // control sends one control frame, after the frame in progress. While the socket is
-// full, at most one pong and one Close wait: a newer pong is not needed
-// (RFC 6455 section 5.5.3).
+// full, one pong waits; a newer one is not needed (RFC 6455 section 5.5.3). A Close
+// frame of coder's making is left out: the socket's owner sends its own.
 func (s *Socket) control(b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch full := s.fullLocked(); {
-	case s.closeSent:
-		return nil // nothing follows a Close frame
-	case b[0]&0xF == opClose:
-		s.closeSent = true
-	case full && s.waiting:
+	full := s.fullLocked()
+	if s.closeSent || b[0]&0xF == opClose || full && s.waiting {
 		return nil
-	default:
-		s.waiting = full
 	}
+	s.waiting = full
+	s.controls++
 	return s.putLocked(b)
 }
 
@@ -216,9 +293,6 @@ func (s *Socket) TryWrite(b []byte, ends []int, base int) (frames int, err error
 	if n == len(b) {
 		return len(ends), nil
 	}
-	if n > 0 {
-		s.progressed.Store(time.Now().UnixNano())
-	}
 	frames, whole := slices.BinarySearch(ends, n+base)
 	if whole {
 		return frames + 1, nil
@@ -260,15 +334,27 @@ func (s *Socket) Full() bool {
 	return s.fullLocked()
 }
 
-// Flush waits until the socket has taken what it keeps. It fails when that makes no
-// progress for the time of Options.Stall.
+// Flush waits until the socket has taken what it keeps. It fails when the client is
+// silent.
 func (s *Socket) Flush() error {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
-	return s.conn.flush(func() error {
+	if s.gone.Load() {
+		return ErrClosed
+	}
+	return s.conn.flush(func() time.Time {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		deadline := time.Now().Add(s.interval)
+		if !s.closeBy.IsZero() && s.closeBy.Before(deadline) {
+			deadline = s.closeBy
+		}
+		return deadline
+	}, func() bool {
 		now := time.Now()
-		s.progressed.Store(now.UnixNano())
-		return s.conn.Conn.SetWriteDeadline(now.Add(s.stall))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.silent(now) && (s.closeBy.IsZero() || now.Before(s.closeBy))
 	})
 }
 
@@ -315,29 +401,24 @@ func (s *Socket) Ping() error {
 	if s.closeSent || s.fullLocked() {
 		return nil
 	}
+	s.controls++
 	return s.putLocked(ping)
 }
 
-// Received is when bytes last came.
-func (s *Socket) Received() time.Time { return time.Unix(0, s.received.Load()) }
-
-// Alive is when bytes last came, or the full socket last took some.
-func (s *Socket) Alive() time.Time {
-	return time.Unix(0, max(s.received.Load(), s.progressed.Load()))
-}
-
-// CloseFrame sends a Close frame and gives the peer until then to answer; the reader
-// ends by then. It does not wait.
-func (s *Socket) CloseFrame(code websocket.StatusCode, reason string, until time.Time) {
+// Goodbye sends a Close frame, after what the socket keeps, and sets when the
+// connection ends whatever happens. It does not wait: the reader ends with the
+// client's own Close frame, or then. Code 0 sends a Close frame without a code.
+func (s *Socket) Goodbye(code int, reason string, by time.Time) error {
 	s.mu.Lock()
+	s.closeBy = by
+	var err error
 	if !s.closeSent {
 		s.closeSent = true
-		if s.putLocked(appendClose(nil, uint16(code), reason)) != nil {
-			s.gone.Store(true)
-		}
+		err = s.putLocked(appendClose(nil, code, reason))
 	}
 	s.mu.Unlock()
-	s.conn.Conn.SetDeadline(until) //nolint:errcheck // a closed connection needs none
+	s.conn.Conn.SetDeadline(by) //nolint:errcheck // a closed connection needs none
+	return err
 }
 
 // Closing says whether a Close frame was sent.
@@ -347,12 +428,26 @@ func (s *Socket) Closing() bool {
 	return s.closeSent
 }
 
-// Close ends the connection at once, without a Close frame.
-func (s *Socket) Close() error { return s.close() }
+// CloseWrite tells the client's TCP that nothing more comes, so that what it still
+// sends does not reset the connection before it has read the Close frame. Discard
+// what it sends until then.
+func (s *Socket) CloseWrite() {
+	s.conn.CloseWrite() //nolint:errcheck // the connection ends anyway
+}
 
-func (s *Socket) close() error {
+// Discard reads and forgets up to n bytes, or until the connection ends.
+func (s *Socket) Discard(n int64) {
+	io.CopyN(io.Discard, s.conn.Conn, n) //nolint:errcheck // it ends anyway
+}
+
+// Close ends the connection at once, without a Close frame. It may be called more
+// than once. What coder/websocket holds is freed by Release.
+func (s *Socket) Close() error {
 	if s.gone.Swap(true) {
 		return nil
 	}
 	return s.conn.Conn.Close() // TLS's goodbye could wait on a full socket
 }
+
+// Release frees what coder/websocket holds, once the reader has ended.
+func (s *Socket) Release() { s.ws.CloseNow() } //nolint:errcheck // the connection is closed
