@@ -27,6 +27,7 @@ type CloseReason struct {
 var (
 	CloseDone         = CloseReason{"done", 1000, RetryNever}
 	CloseDrain        = CloseReason{"drain", 1001, RetryNow}
+	CloseProtocol     = CloseReason{"protocol", 1002, RetryLater}
 	CloseFrameKind    = CloseReason{"frame-kind", 1003, RetryLater}
 	CloseNotUTF8      = CloseReason{"not-utf8", 1007, RetryLater}
 	CloseTokenExpired = CloseReason{"token-expired", 1008, RetryToken}
@@ -41,8 +42,8 @@ var (
 // CloseReasons lists the close reasons of the contract, by code.
 func CloseReasons() []CloseReason {
 	return []CloseReason{
-		CloseDone, CloseDrain, CloseFrameKind, CloseNotUTF8, CloseTokenExpired, CloseRightLost,
-		CloseTooBig, CloseFault, CloseSilent, CloseSlow, CloseQuota,
+		CloseDone, CloseDrain, CloseProtocol, CloseFrameKind, CloseNotUTF8, CloseTokenExpired,
+		CloseRightLost, CloseTooBig, CloseFault, CloseSilent, CloseSlow, CloseQuota,
 	}
 }
 
