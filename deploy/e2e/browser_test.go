@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -133,13 +135,22 @@ func emptyPage(t *testing.T) string {
 	return s.URL
 }
 
+// filePage is the same as a file on this machine, whose origin is null.
+func filePage(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "page.html")
+	if err := os.WriteFile(file, []byte("<!doctype html><title>file</title>"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return "file://" + file
+}
+
 // A page of another origin subscribes with "new WebSocket", sends on the same
 // socket, and publishes with fetch.
 func TestBrowserWebSocket(t *testing.T) {
 	g, b := start(t), openBrowser(t)
 	for _, page := range []struct{ name, address string }{
 		{"loopback origin", emptyPage(t)},
-		{"origin null", "data:text/html,<title>null</title>"},
+		{"file", filePage(t)},
 	} {
 		t.Run(page.name, func(t *testing.T) {
 			topic := "browser/" + strings.ReplaceAll(page.name, " ", "-")

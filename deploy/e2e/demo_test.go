@@ -87,7 +87,7 @@ func TestDemoPage(t *testing.T) {
 	publish(t, g.topics(last.Topic()), strings.NewReplacer(week[0].ID, last.ID, week[0].Type, last.Type).Replace(string(week[0].JSON)))
 	b.counts(t, counts{}.add(week).add([]demo.Quake{last}))
 
-	shot, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(90))
+	shot, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestDemoPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "demo.jpg")
+	file := filepath.Join(dir, "demo.png")
 	if err := os.WriteFile(file, shot, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -15,7 +16,7 @@ func node(t *testing.T, script string, args ...string) {
 // stream and a history page deliver; the three come out the same.
 func TestJavaScriptSDK(t *testing.T) {
 	g := start(t)
-	for _, kind := range []string{"json", "text", "binary"} {
+	for _, kind := range []string{"json", "geojson", "text", "binary"} {
 		t.Run(kind, func(t *testing.T) {
 			node(t, "cloudevents.mjs", g.HTTP, "jssdk/"+kind, kind)
 		})
@@ -48,7 +49,8 @@ func TestWscat(t *testing.T) {
 	if _, err := fmt.Fprintln(subscriber.stdin, sample("on-a-wildcard")); err != nil {
 		t.Fatal(err)
 	}
-	if kind := member(t, subscriber.line(t), "type"); kind != "dev.outrelay.rejected" {
+	line := strings.TrimPrefix(subscriber.line(t), "> ") // its prompt
+	if kind := member(t, line, "type"); kind != "dev.outrelay.rejected" {
 		t.Errorf("an event sent on a stream with wildcards was answered %q, want dev.outrelay.rejected", kind)
 	}
 }

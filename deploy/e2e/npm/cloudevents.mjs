@@ -1,7 +1,7 @@
 // The official JavaScript SDK publishes one event in each mode to TOPICS/MODE, and
 // parses what a stream delivers and what the log keeps. Fails by an exception.
 //
-// Usage: node cloudevents.mjs GATEWAY TOPICS KIND   (KIND: json, text or binary)
+// Usage: node cloudevents.mjs GATEWAY TOPICS KIND   (KIND: json, geojson, text or binary)
 import assert from 'node:assert/strict';
 import { CloudEvent, HTTP, Mode, emitterFor, httpTransport } from 'cloudevents';
 import { WebSocket } from 'ws';
@@ -9,6 +9,7 @@ import { WebSocket } from 'ws';
 const [gateway, topics, kind] = process.argv.slice(2);
 const data = {
   json: ['application/json', { total: 1250, deep: [{ a: null }, true], text: 'ünïcode' }],
+  geojson: ['application/geo+json', { type: 'Point', coordinates: [-122.197, 46.2035] }],
   text: ['text/plain', 'two lines\nand "quotes" & ünïcode \u{1F30B}'],
   binary: ['application/octet-stream', new Uint8Array([0, 1, 2, 0xfe, 0xff])],
 }[kind];
