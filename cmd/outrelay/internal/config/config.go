@@ -27,7 +27,8 @@ import (
 // filled in, and the paths of files are absolute.
 //
 // In the tags, key is the name in the file, doc what it means, enum the words that
-// it may be, required and file what they say.
+// it may be, required and file what they say, and reload that a change of it needs
+// no restart.
 type Config struct {
 	HTTPS  string `key:"https" doc:"Address for HTTPS and WebSockets over TLS; \"\" for none, port 0 for a free one."`
 	HTTP   string `key:"http" doc:"Address without TLS, for use behind a proxy or on loopback; \"\" for none."`
@@ -53,8 +54,8 @@ type Config struct {
 // TLS says where certificates come from.
 type TLS struct {
 	Off  bool
-	Cert string `key:"cert" doc:"File with the certificate and those of its issuers, in PEM." file:"true"`
-	Key  string `key:"key" doc:"File with the certificate's key, in PEM." file:"true"`
+	Cert string `key:"cert" doc:"File with the certificate and those of its issuers, in PEM." reload:"true" file:"true"`
+	Key  string `key:"key" doc:"File with the certificate's key, in PEM." reload:"true" file:"true"`
 	ACME *ACME  `key:"acme" doc:"Not in this version."`
 }
 
@@ -80,13 +81,13 @@ type NATS struct {
 // A Namespace is a tenant: its names, its keys and its rules.
 type Namespace struct {
 	Hosts     []string    `key:"hosts" doc:"Host names that clients use; a request to any other gets 421. When no namespace has any, those of the certificate and of loopback are default's."`
-	Keys      []Key       `key:"keys" doc:"Shared keys, from which their holders make tokens."`
-	JWT       []Issuer    `key:"jwt" doc:"Issuers whose JSON Web Tokens are taken."`
-	Anonymous Anonymous   `key:"anonymous" doc:"What a visitor without a token may do."`
-	Origins   []string    `key:"origins" doc:"Origins of web pages that may connect, such as https://app.example.com, or null."`
+	Keys      []Key       `key:"keys" doc:"Shared keys, from which their holders make tokens." reload:"true"`
+	JWT       []Issuer    `key:"jwt" doc:"Issuers whose JSON Web Tokens are taken." reload:"true"`
+	Anonymous Anonymous   `key:"anonymous" doc:"What a visitor without a token may do." reload:"true"`
+	Origins   []string    `key:"origins" doc:"Origins of web pages that may connect, such as https://app.example.com, or null." reload:"true"`
 	Topics    []TopicRule `key:"topics" doc:"How topics are kept; the first rule that matches wins, and what matches none is stored."`
 	Retention Retention   `key:"retention" doc:"How much is kept; the oldest goes first."`
-	Relay     []RelayRule `key:"relay" doc:"Rules for hybrid connections."`
+	Relay     []RelayRule `key:"relay" doc:"Rules for hybrid connections." reload:"true"`
 }
 
 func (n *Namespace) setDefaults() {

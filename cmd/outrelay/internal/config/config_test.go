@@ -272,3 +272,35 @@ func TestPrintReadsBack(t *testing.T) {
 		})
 	}
 }
+
+func TestRestartNamesWhatCanNotBeReloaded(t *testing.T) {
+	dir := folder(t)
+	change := func(old, new string) string { return strings.Replace(whole, old, new, 1) }
+	for name, tt := range map[string]struct {
+		next string
+		want []string
+	}{
+		"nothing":        {whole, nil},
+		"keys":           {change("rights: [send]", "rights: [listen]"), nil},
+		"issuers":        {change("audience: relay", "audience: other"), nil},
+		"anonymous":      {change("listen: [printer]", "listen: []"), nil},
+		"origins":        {change("https://app.example", "https://b.example"), nil},
+		"certificate":    {change("{cert: tls.crt, key: tls.pem}", "{cert: next.crt, key: next.pem}"), nil},
+		"addresses":      {change("http: \"\"", "http: :0"), []string{"http"}},
+		"TLS off":        {change("{cert: tls.crt, key: tls.pem}", "off\nhttp: :0") + "#", []string{"https", "http", "tls"}},
+		"limits":         {change("maxstreams: 7", "maxstreams: 8"), []string{"limits"}},
+		"topics":         {change("metrics/**", "metric/**"), []string{"topics"}},
+		"another's":      {change(`filter: "**"`, "filter: a"), []string{"namespaces.shop.topics"}},
+		"namespace gone": {change("  shop:", "  shops:"), []string{"namespaces.shop", "namespaces.shops"}},
+	} {
+		next := tt.next
+		if name == "TLS off" {
+			next = strings.Replace(next, "http: \"\"\n", "", 1)
+		}
+		a := load(t, config.Options{File: write(t, dir, "a.yaml", whole)})
+		b := load(t, config.Options{File: write(t, dir, "b.yaml", next)})
+		if got := a.Restart(b); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: Restart = %q, want %q", name, got, tt.want)
+		}
+	}
+}

@@ -227,11 +227,11 @@ func (d *decoder) keys(path string, n *yaml.Node, f func(name string, key, value
 
 // A field is a key of a struct.
 type field struct {
-	key, doc       string
-	enum           []string
-	required, file bool
-	index          []int
-	of             reflect.Type
+	key, doc               string
+	enum                   []string
+	required, file, reload bool
+	index                  []int
+	of                     reflect.Type
 }
 
 // fieldsOf lists the keys of a struct, inlined structs' too, in their order.
@@ -251,7 +251,7 @@ func fieldsOf(t reflect.Type) []field {
 			all = append(all, field{
 				key: key, doc: f.Tag.Get("doc"), enum: strings.Fields(f.Tag.Get("enum")),
 				required: f.Tag.Get("required") != "", file: f.Tag.Get("file") != "",
-				index: []int{i}, of: f.Type,
+				reload: f.Tag.Get("reload") != "", index: []int{i}, of: f.Type,
 			})
 		}
 	}

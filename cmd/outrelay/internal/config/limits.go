@@ -32,6 +32,7 @@ var limitDocs = map[string]string{
 	"brokertimeout":  "for the broker to publish, read a page or open a stream",
 	"pinginterval":   "longest silence of an idle stream; two without a sign of life close it",
 	"draintimeout":   "how long a drain may take in all",
+	"compression":    "true: offer compression (permessage-deflate) to WebSocket clients",
 	"preflightage":   "how long a browser may keep the answer to a CORS preflight",
 
 	"ringbytes":        "memory for the newest events of a namespace",
@@ -49,7 +50,7 @@ func defaultLimits() Limits {
 // A limit is one of them, with its place in a [Limits].
 type limit struct {
 	key, doc string
-	value    reflect.Value // int, int64 or time.Duration
+	value    reflect.Value // int, int64, time.Duration or bool
 }
 
 // list names all limits of l.
@@ -69,6 +70,9 @@ func (l *Limits) list() []limit {
 // scalar is a fresh value of what the limit is written as.
 func (l limit) scalar() scalar {
 	switch {
+	case l.value.Kind() == reflect.Bool:
+		t := toggle(l.value.Bool())
+		return &t
 	case l.value.Type() == reflect.TypeFor[time.Duration]():
 		d := Duration(l.value.Int())
 		return &d
@@ -85,6 +89,10 @@ func (l limit) set(s string) error {
 	v := l.scalar()
 	if err := v.parse(s); err != nil {
 		return err
+	}
+	if l.value.Kind() == reflect.Bool {
+		l.value.SetBool(reflect.ValueOf(v).Elem().Bool())
+		return nil
 	}
 	n := reflect.ValueOf(v).Elem().Int()
 	if n <= 0 {
@@ -110,3 +118,16 @@ func (c *count) parse(s string) error {
 }
 
 func (c count) String() string { return strconv.FormatInt(int64(c), 10) }
+
+// A toggle is true or false.
+type toggle bool
+
+func (t *toggle) parse(s string) error {
+	if s != "true" && s != "false" {
+		return fmt.Errorf("%q is neither true nor false; write one of them", s)
+	}
+	*t = s == "true"
+	return nil
+}
+
+func (t toggle) String() string { return strconv.FormatBool(bool(t)) }

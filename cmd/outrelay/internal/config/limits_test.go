@@ -54,12 +54,25 @@ func TestEveryLimitHasItsKey(t *testing.T) {
 			if key == "maxsubscriptions" {
 				text, want = "500", 500
 			}
+			if f.Type.Kind() == reflect.Bool {
+				text, want = "true", 1
+			}
 			c := load(t, config.Options{File: write(t, dir, "c.yaml", fmt.Sprintf("%slimits: {%s: %s}", base, key, text))})
 			for _, v := range []reflect.Value{reflect.ValueOf(c.Limits.Gateway), reflect.ValueOf(c.Broker().Limits)} {
-				if v.Type() == part && v.Field(i).Int() != want {
-					t.Errorf("limits.%s: %s sets %d, want %d", key, text, v.Field(i).Int(), want)
+				if v.Type() == part && number(v.Field(i)) != want {
+					t.Errorf("limits.%s: %s sets %d, want %d", key, text, number(v.Field(i)), want)
 				}
 			}
 		}
 	}
+}
+
+func number(v reflect.Value) int64 {
+	if v.Kind() == reflect.Bool {
+		if v.Bool() {
+			return 1
+		}
+		return 0
+	}
+	return v.Int()
 }

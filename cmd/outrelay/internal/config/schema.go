@@ -28,14 +28,12 @@ func schemaOf(v reflect.Value) object {
 		return withDefault(object{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(h|m|s|ms|us|ns))+$`}, p.String(), *p == 0)
 	case *Size:
 		return withDefault(object{"type": []string{"string", "integer"}, "pattern": `^[0-9]+ ?(B|KiB|MiB|GiB|TiB)?$`, "minimum": 0}, p.String(), *p == 0)
+	case *count:
+		return object{"type": "integer", "minimum": 1, "default": *p}
 	case *Limits:
 		members := object{}
 		for _, l := range p.list() {
-			s := l.scalar()
-			member := object{"type": "integer", "minimum": 1, "default": l.value.Int()}
-			if _, counted := s.(*count); !counted {
-				member = schemaOf(reflect.ValueOf(s).Elem())
-			}
+			member := schemaOf(reflect.ValueOf(l.scalar()).Elem())
 			member["description"] = l.doc
 			members[l.key] = member
 		}
