@@ -91,7 +91,7 @@ func newFlow(g *Gateway, namespace string, w way, ask access.Ask, grant *access.
 	}
 	f.grant.Store(grant)
 	most := g.config.Limits.PingInterval
-	f.interval = most - most/10 - time.Duration(rand.Int64N(int64(most)/10+1)) // a pump looks ten times an interval
+	f.interval = most - most/10 - time.Duration(rand.Int64N(int64(most)/10+1)) // so that a look of the pump falls in between
 	return f
 }
 

@@ -123,8 +123,8 @@ func (p *pump) rouse() {
 }
 
 func (p *pump) run(ctx context.Context) {
-	// Streams that have been idle for the interval less a tenth must hear from us by its end.
-	tick := time.NewTicker(min(time.Second, p.gateway.config.Limits.PingInterval/10))
+	// A stream that is idle for nine tenths of the interval must hear from us by its end.
+	tick := time.NewTicker(min(time.Second, p.gateway.config.Limits.PingInterval/20))
 	defer tick.Stop()
 	for {
 		select {
