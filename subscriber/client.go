@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -46,6 +47,29 @@ func New(config Config) (*Client, error) {
 		sockets: &http.Client{Transport: &refusals{config.socketTransport()}, CheckRedirect: stay},
 		ends:    map[int]context.CancelFunc{},
 	}, nil
+}
+
+// Dial makes a client and asks whether anybody is there, so that a wrong address, a
+// certificate that is not trusted and a network that is down are known at once.
+// Whatever is answered will do: what the client may do it learns when it does it.
+func Dial(ctx context.Context, config Config) (*Client, error) {
+	c, err := New(config)
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/healthz", nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("User-Agent", userAgent)
+	resp, err := c.publish.Do(r)
+	if err != nil {
+		c.publish.CloseIdleConnections()
+		return nil, err
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem)) // so that the connection stays
+	resp.Body.Close()
+	return c, nil
 }
 
 // Close ends every stream and socket of the client and waits for them. A publish

@@ -229,7 +229,10 @@ func parseNotice(noticeType string, data []byte) (*Notice, error) {
 		n.Gap = &Gap{gap.Reason, gap.Missed}
 	case schemas.NoticeRejected:
 		n.Problem = new(schemas.Problem)
-		return n, json.Unmarshal(data, n.Problem)
+		if err := json.Unmarshal(data, n.Problem); err != nil {
+			return nil, err
+		}
+		readable(n.Problem)
 	case schemas.NoticeDraining:
 		var draining struct {
 			ReconnectAfter float64 `json:"reconnectafterms"`

@@ -46,14 +46,20 @@ func refusal(resp *http.Response, now time.Time) error {
 	p := new(schemas.Problem)
 	if media == schemas.MediaTypeProblem && json.Unmarshal(body, p) == nil && !strings.Contains(p.Name, ":") && p.Name != "" {
 		p.RetryAfter = wait
-		return p
+		return readable(p)
 	}
 	return &StatusError{Status: resp.StatusCode, Text: printable(body), retryAfter: wait}
 }
 
+// readable cleans what a stranger wrote into a problem.
+func readable(p *schemas.Problem) *schemas.Problem {
+	p.Name, p.Detail = printable([]byte(p.Name)), printable([]byte(p.Detail))
+	return p
+}
+
 // printable is the start of a stranger's text, fit for one line of a log.
 func printable(b []byte) string {
-	const most = 200
+	const most = 500
 	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(b[:min(len(b), 4*most)]), "")), " ")
 	s = strings.Map(func(r rune) rune {
 		if !strconv.IsPrint(r) {
