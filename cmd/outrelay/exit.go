@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/outrelay/outrelay/cmd/outrelay/internal/config"
 	"github.com/outrelay/outrelay/schemas"
 	"github.com/outrelay/outrelay/subscriber"
 )
@@ -49,10 +50,13 @@ func exitCode(err error) int {
 	var (
 		exit    exitError
 		usage   usageError
+		faults  config.Faults
 		problem *schemas.Problem
 		status  *subscriber.StatusError
 		address *url.Error
-		network net.Error
+		network *net.OpError
+		name    *net.DNSError
+		slow    interface{ Timeout() bool }
 	)
 	switch {
 	case err == nil:
@@ -61,13 +65,18 @@ func exitCode(err error) int {
 		return exit.code
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &faults):
+		if faults.Flags() {
+			return exitUsage
+		}
+		return exitConfig
 	case errors.As(err, &problem):
 		return statusExit(problem.Status(), exitOther)
 	case errors.As(err, &status):
 		return statusExit(status.Status, exitNetwork)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &slow) && slow.Timeout():
 		return exitTimeout
-	case errors.As(err, &address), errors.As(err, &network):
+	case errors.As(err, &address), errors.As(err, &network), errors.As(err, &name):
 		return exitNetwork
 	}
 	return exitOther
@@ -87,6 +96,15 @@ func statusExit(status, other int) int {
 
 // report prints a command's error for a person.
 func report(w io.Writer, err error) {
+	if faults := (config.Faults{}); errors.As(err, &faults) {
+		for _, f := range faults {
+			if f.File == "" {
+				fmt.Fprint(w, "outrelay: ")
+			}
+			fmt.Fprintln(w, f) // FILE:LINE: at the start, as editors know it
+		}
+		return
+	}
 	fmt.Fprintf(w, "outrelay: %v\n", err)
 	if usage := (usageError{}); errors.As(err, &usage) {
 		fmt.Fprintf(w, "See %s --help.\n", usage.command)

@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/outrelay/outrelay/cmd/outrelay/demo"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -58,7 +60,12 @@ Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found
 		return usageError{cmd.CommandPath(), suggestFlag(cmd, err)}
 	})
 	root.AddCommand(
-		newVersionCommand(), // version.go
+		newServeCommand(),          // serve.go
+		demo.NewCommand(serveDemo), // demo/command.go
+		newPublishCommand(),        // publish.go
+		newSubscribeCommand(),      // subscribe.go
+		newConfigCommand(),         // config.go
+		newVersionCommand(),        // version.go
 	)
 	markUsage(root)
 	return root
