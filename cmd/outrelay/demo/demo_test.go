@@ -171,6 +171,19 @@ func TestStaysUntilStopped(t *testing.T) {
 	}
 }
 
+// A demo that is stopped before its gateway serves is none that failed.
+func TestStoppedAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	err := run(ctx, func(ctx context.Context, _ string, _ func(Gateway)) error {
+		cancel()
+		<-ctx.Done()
+		return nil
+	}, options{speed: 1, out: new(lines), errs: new(lines)})
+	if err != nil {
+		t.Errorf("a demo that was stopped before its gateway served ends with %v", err)
+	}
+}
+
 // A demo that is stopped early is none that failed; one that was to compare is.
 func TestStoppedEarly(t *testing.T) {
 	for _, once := range []bool{false, true} {

@@ -28,7 +28,7 @@ func run(ctx context.Context, serve Serve, o options) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	gateway, err := start(ctx, serve, folder)
 	if err != nil {
-		return err
+		return early(ctx, o, err)
 	}
 	defer func() { err = errors.Join(err, gateway.stop()) }()
 	ctx, unwatch := gateway.watch(ctx)
