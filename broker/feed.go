@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,8 +49,9 @@ type entry struct {
 	expires  int64     // 0: never
 	at       time.Time // when it came
 	topic    schemas.Topic
-	json     []byte  // as delivered
-	views    []*view // that refer to it
+	json     []byte                 // as delivered
+	made     atomic.Pointer[[]byte] // of it, by [Delivery.Once]
+	views    []*view                // that refer to it
 }
 
 func (e *entry) stored() bool { return e.sequence != 0 }

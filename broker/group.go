@@ -154,7 +154,7 @@ func (g *Group) Take(dst []Delivery, max int) Taking {
 	for ; g.mark.next < v.end() && max > 0; max-- {
 		e := v.at(g.mark.next)
 		g.mark.next++
-		d := Delivery{Event: e.json}
+		d := Delivery{Event: e.json, entry: e}
 		if e.stored() {
 			g.mark.place = e.position
 			if e.expires != 0 && e.expires <= now {

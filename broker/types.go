@@ -71,7 +71,21 @@ type Delivery struct {
 	Cursor schemas.Cursor
 	Gap    *Gap
 
-	mark Mark // where a group stands after it
+	mark  Mark // where a group stands after it
+	entry *entry
+}
+
+// Once returns what make makes of the event, which is made once for all who ask and
+// kept as long as the event is: its compressed form, say. It must not be changed.
+// Two goroutines that ask at the same time may both make it. It holds for a delivery
+// of a [Group].
+func (d *Delivery) Once(make func(event []byte) []byte) []byte {
+	if made := d.entry.made.Load(); made != nil {
+		return *made
+	}
+	made := make(d.Event)
+	d.entry.made.Store(&made)
+	return made
 }
 
 // HistoryOptions choose a page of stored events.

@@ -34,6 +34,8 @@ type pump struct {
 	deliveries []broker.Delivery
 	chunk, own frame.Chunk
 	marks      []broker.Mark
+	short      frame.Chunk // the chunk with its events compressed
+	deflater   frame.Deflater
 }
 
 // A party is a group's members.
@@ -227,9 +229,13 @@ func (p *pump) send(pt *party, t broker.Taking) {
 			p.marks = append(p.marks, before)
 			n++
 		}
+		p.short.Reset()
 		for i := 0; i < len(pt.level); {
-			k := pt.level[i]
-			if p.write(k, &p.chunk, p.marks) {
+			k, c := pt.level[i], &p.chunk
+			if k.stream.socket.Deflate {
+				c = p.compress(d[:n])
+			}
+			if p.write(k, c, p.marks) {
 				i++
 			} // else another stands in its place now
 		}
@@ -242,13 +248,29 @@ func (p *pump) send(pt *party, t broker.Taking) {
 		d = d[n:]
 	}
 	if cap(p.chunk.Bytes) > 4*pumpBytes {
-		p.chunk = frame.Chunk{}
+		p.chunk, p.short = frame.Chunk{}, frame.Chunk{}
 	}
 	namespace := ""
 	if len(pt.level) > 0 {
 		namespace = pt.level[0].stream.flow.namespace
 		p.gateway.metrics.delivered(namespace, events, size)
 	}
+}
+
+// compress is the chunk for those who take compressed messages, made at the first
+// of them.
+func (p *pump) compress(deliveries []broker.Delivery) *frame.Chunk {
+	if len(p.short.Ends) > 0 {
+		return &p.short
+	}
+	for i := range deliveries {
+		if short := deliveries[i].Once(p.deflater.Compress); short != nil {
+			p.short.Compressed(short)
+		} else {
+			p.short.Text(deliveries[i].Event)
+		}
+	}
+	return &p.short
 }
 
 // write writes a chunk to a member. It returns false if the member left: its socket
