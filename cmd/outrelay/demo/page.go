@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"time"
 )
 
@@ -48,7 +49,13 @@ func Page(gateway string, week []Quake) (http.Handler, error) {
 		return nil, fmt.Errorf("the page's files: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /", http.FileServerFS(files))
+	served := http.FileServerFS(files)
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		if t := mediaTypes[path.Ext(r.URL.Path)]; t != "" {
+			w.Header().Set("Content-Type", t)
+		}
+		served.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /settings.json", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		http.ServeContent(w, r, "settings.json", time.Time{}, bytes.NewReader(settings))
@@ -63,6 +70,15 @@ func Page(gateway string, week []Quake) (http.Handler, error) {
 		h.Set("Cache-Control", "no-cache") // another demo may have the same port later
 		mux.ServeHTTP(w, r)
 	}), nil
+}
+
+// mediaTypes are those of the page's files, by the ends of their names. With nosniff
+// a script of another type doesn't run, and what a machine's own tables say varies.
+var mediaTypes = map[string]string{
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".json": "application/json",
+	".svg":  "image/svg+xml",
 }
 
 // socketOrigin is a gateway's address with the scheme of its WebSockets. It goes

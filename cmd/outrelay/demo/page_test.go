@@ -49,7 +49,7 @@ func files(t *testing.T) []string {
 func TestPagePolicy(t *testing.T) {
 	h := page(t, "http://127.0.0.1:8080")
 	types := map[string]string{
-		".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+		".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
 		".svg": "image/svg+xml", ".json": "application/json",
 	}
 	for _, name := range append(files(t), "/", "/settings.json", "/not-there") {
