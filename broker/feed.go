@@ -32,8 +32,8 @@ type feed struct {
 	front      int
 	bytes      int
 	views      map[viewKey]*view
-	routes     map[schemas.Topic][]*view // which views an event of a topic may reach
-	idle       time.Time                 // since when nobody subscribes; zero while somebody does
+	routes     routes
+	idle       time.Time // since when nobody subscribes; zero while somebody does
 	closed     bool
 }
 
@@ -85,19 +85,15 @@ func (v *view) end() uint64 { return v.base + uint64(len(v.refs)-v.front) }
 
 func (v *view) at(place uint64) *entry { return v.refs[v.front+int(place-v.base)] }
 
-// maxRoutes bounds the cache of topics; beyond it the cache starts afresh.
-const maxRoutes = 10_000
-
 // newFeed starts a feed at the log's end.
 func newFeed(b *Broker, ns *namespace, at place) (*feed, error) {
 	f := &feed{
 		broker: b, namespace: ns,
-		log:    at.log,
-		head:   position{at.last, at.accepted},
-		gone:   position{at.last, at.accepted},
-		views:  map[viewKey]*view{},
-		routes: map[schemas.Topic][]*view{},
-		idle:   time.Now(),
+		log:   at.log,
+		head:  position{at.last, at.accepted},
+		gone:  position{at.last, at.accepted},
+		views: map[viewKey]*view{},
+		idle:  time.Now(),
 	}
 	var err error
 	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", f.takeLive)
@@ -149,7 +145,7 @@ func (f *feed) tidy(now time.Time) bool {
 	for key, v := range f.views {
 		if v.streams == 0 && now.Sub(v.idle) > limits.FeedLinger {
 			delete(f.views, key)
-			clear(f.routes)
+			f.routes.remove(v)
 		}
 	}
 	if len(f.views) > 0 || now.Sub(f.idle) <= limits.FeedLinger {
@@ -222,7 +218,7 @@ func (f *feed) take(e *entry, stored []byte) {
 	f.ring = append(f.ring, e)
 	f.bytes += e.size()
 	var event *schemas.Event
-	for _, v := range f.route(e.topic) {
+	for _, v := range f.routes.find(e.topic) {
 		if v.filter != nil {
 			if event == nil {
 				var err error
@@ -242,23 +238,6 @@ func (f *feed) take(e *entry, stored []byte) {
 	for f.bytes > f.broker.config.Limits.RingBytes && len(f.ring)-f.front > 1 {
 		f.evict()
 	}
-}
-
-func (f *feed) route(t schemas.Topic) []*view {
-	views, ok := f.routes[t]
-	if ok {
-		return views
-	}
-	for _, v := range f.views {
-		if v.key.topics.Match(t) {
-			views = append(views, v)
-		}
-	}
-	if len(f.routes) >= maxRoutes {
-		clear(f.routes)
-	}
-	f.routes[t] = views
-	return views
 }
 
 // evict drops the oldest entry.
@@ -324,7 +303,7 @@ func (f *feed) join(topics schemas.TopicFilter, content *filter.Filter) (*view, 
 	if v == nil {
 		v = &view{key: key, filter: content, since: f.head}
 		f.views[key] = v
-		clear(f.routes)
+		f.routes.add(v)
 	}
 	v.streams++
 	f.idle = time.Time{}
