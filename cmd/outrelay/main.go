@@ -25,9 +25,8 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is main with its exit code. The first SIGINT or SIGTERM ends the commands'
 // context; the second one ends the process at once.
 func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -35,6 +34,28 @@ func run(args []string) int {
 		report(root.ErrOrStderr(), err)
 	}
 	return exitCode(err)
+}
+
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM. By then
+// the next one has its usual effect again, which is the end of the process.
+func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	ended := make(chan struct{})
+	go func() { // ends with a signal or with stop
+		defer close(ended)
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		signal.Stop(signals)
+		cancel()
+	}()
+	return ctx, func() {
+		cancel()
+		<-ended
+	}
 }
 
 // newRoot makes the command with all that it can do.

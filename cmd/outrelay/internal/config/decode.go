@@ -28,7 +28,11 @@ type decoder struct {
 }
 
 func newDecoder(file string) decoder {
-	return decoder{file: file, dir: filepath.Dir(file), at: map[string]*yaml.Node{}, silent: map[string]bool{}}
+	dir, err := filepath.Abs(filepath.Dir(file))
+	if err != nil { // there is no working folder any more
+		dir = filepath.Dir(file)
+	}
+	return decoder{file: file, dir: dir, at: map[string]*yaml.Node{}, silent: map[string]bool{}}
 }
 
 // fault adds a mistake at a path of the config. Only the first one at a path, or
