@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -50,7 +51,7 @@ type world struct {
 func start(t testing.TB, change func(*gateway.Config, *access.Config, *broker.Config)) *world {
 	t.Helper()
 	log := &logBuffer{}
-	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	logger := newLogger(log)
 	bc := broker.Config{
 		Dir: t.TempDir(),
 		Log: broker.LogConfig{Flush: "1m"},
@@ -166,6 +167,12 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+func newLogger(l *logBuffer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
+
 // A reply is an answer that has been read.
 type reply struct {
 	status int
@@ -266,4 +273,36 @@ func eventually(t testing.TB, what string, check func() bool) {
 			t.Fatalf("not within 15 s: %s", what)
 		}
 	}
+}
+
+// again runs a second gateway on the same broker.
+func (w *world) again(t testing.TB) *world {
+	t.Helper()
+	g, err := gateway.New(gateway.Config{Broker: w.broker, Access: w.policy, Dev: true, HTTP: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.run(t, g)
+}
+
+// run serves a gateway on w's broker and policy.
+func (w *world) run(t testing.TB, g *gateway.Gateway) *world {
+	t.Helper()
+	if err := g.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := g.Run(ctx); err != nil {
+			t.Errorf("Run() = %v", err)
+		}
+	})
+	next := &world{Gateway: g, broker: w.broker, policy: w.policy, client: w.client, http: "http://" + g.HTTPAddr().String()}
+	next.stop = sync.OnceFunc(func() {
+		cancel()
+		done.Wait()
+	})
+	t.Cleanup(next.stop)
+	return next
 }

@@ -171,6 +171,7 @@ func TestTokenInTheAddress(t *testing.T) {
 
 // TestExpectContinue: a body that is refused is never asked for.
 func TestExpectContinue(t *testing.T) {
+	t.Parallel()
 	w := start(t, nil)
 	ask := func(path, contentType string, length int) (string, *textproto.Reader, net.Conn) {
 		c, err := net.Dial("tcp", w.HTTPAddr().String())
@@ -215,6 +216,7 @@ func TestExpectContinue(t *testing.T) {
 }
 
 func TestSlowBodies(t *testing.T) {
+	t.Parallel()
 	w := start(t, func(g *gateway.Config, _ *access.Config, _ *broker.Config) {
 		g.Limits.StallTimeout, g.Limits.BodyTimeout, g.Limits.HeaderTimeout = 200*time.Millisecond, time.Second, 300*time.Millisecond
 	})

@@ -414,6 +414,7 @@ func TestBadMessagesClose(t *testing.T) {
 }
 
 func TestPositions(t *testing.T) {
+	t.Parallel()
 	w := start(t, func(g *gateway.Config, _ *access.Config, _ *broker.Config) {
 		g.Limits.PingInterval = 300 * time.Millisecond
 	})
@@ -491,6 +492,7 @@ func TestGaps(t *testing.T) {
 // TestSlow: a subscriber that does not read while the ring of topics that are not
 // stored runs over gets a gap with the number missed, or a close, as it asked.
 func TestSlow(t *testing.T) {
+	t.Parallel()
 	w := start(t, func(_ *gateway.Config, _ *access.Config, b *broker.Config) {
 		b.Limits.RingBytes, b.Limits.RingAge = 64<<10, 50*time.Millisecond
 	})
@@ -559,6 +561,7 @@ func TestStreamLimit(t *testing.T) {
 }
 
 func TestTokenExpiryEndsStreams(t *testing.T) {
+	t.Parallel()
 	w := start(t, func(_ *gateway.Config, a *access.Config, _ *broker.Config) {
 		a.Namespaces["default"] = access.Namespace{Dev: true, Keys: []access.Key{{Name: "Root", Primary: testKey, Rights: []string{"send", "listen"}}}}
 	})
