@@ -7,6 +7,20 @@ import (
 	"testing"
 )
 
+// curl publishes over HTTPS with the development authority's certificate, by
+// HTTP/2 and by HTTP/1.1.
+func TestCurlPublishesOverHTTPS(t *testing.T) {
+	g := start(t)
+	for version, flag := range map[string]string{"2": "--http2", "1.1": "--http1.1"} {
+		got := output(t, ".", "", "curl", "--silent", "--show-error", flag, "--cacert", g.CA,
+			"-H", "Content-Type: application/cloudevents+json", "-d", sample("by-http-"+version),
+			"-w", " %{http_version} %{http_code}", g.HTTPS+"/topics/tls/one")
+		if !strings.HasPrefix(got, `{"accepted":1,`) || !strings.HasSuffix(got, " "+version+" 200") {
+			t.Errorf("curl %s printed %s, want an answer to one event, %s and 200", flag, got, version)
+		}
+	}
+}
+
 // curl follows a stream as server-sent events, resumes it with Last-Event-ID, and
 // reads the same events as history.
 func TestCurlServerSentEvents(t *testing.T) {

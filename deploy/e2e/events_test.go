@@ -23,25 +23,34 @@ func readLines(r io.Reader, lines chan<- string) {
 	}
 }
 
-// post publishes a body and wants the answer to be as good as status.
-func post(t *testing.T, address, contentType, body string, status int) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, strings.NewReader(body))
+// tryPost publishes a body and returns the answer, which must have the status.
+func tryPost(ctx context.Context, address, contentType, body string, status int) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	req.Header.Set("Content-Type", contentType)
-	resp, err := http.DefaultClient.Do(req)
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != status {
-		t.Fatalf("POST %s: %s %s (%v), want status %d", address, resp.Status, answer, err, status)
+	if err == nil && resp.StatusCode != status {
+		err = fmt.Errorf("POST %s: %s %s, want status %d", address, resp.Status, answer, status)
 	}
-	http.DefaultClient.CloseIdleConnections()
-	return string(answer)
+	return string(answer), err
+}
+
+func post(t *testing.T, address, contentType, body string, status int) string {
+	t.Helper()
+	answer, err := tryPost(t.Context(), address, contentType, body, status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
 }
 
 // publish publishes one structured event.

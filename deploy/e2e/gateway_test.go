@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,17 +29,18 @@ type gateway struct {
 	CA    string `json:"ca"`
 	PID   int    `json:"pid"`
 
+	under  []string // a program and its arguments that run the command, if any
 	data   string
 	cmd    *exec.Cmd
 	output *buffer
 	ended  chan error // the answer of Wait, once
 }
 
-// start runs a gateway with a data folder of its own. It is stopped, and must
-// end well, when the test is over.
-func start(t *testing.T) *gateway {
+// start runs a gateway with a data folder of its own, under another program if
+// one is given. It is stopped, and must end well, when the test is over.
+func start(t *testing.T, under ...string) *gateway {
 	t.Helper()
-	g := &gateway{data: t.TempDir(), HTTP: "http://127.0.0.1:0", HTTPS: "https://127.0.0.1:0", Admin: "http://127.0.0.1:0"}
+	g := &gateway{under: under, data: t.TempDir(), HTTP: "http://127.0.0.1:0", HTTPS: "https://127.0.0.1:0", Admin: "http://127.0.0.1:0"}
 	g.run(t)
 	t.Cleanup(func() {
 		if g.cmd != nil {
@@ -52,10 +54,11 @@ func start(t *testing.T) *gateway {
 func (g *gateway) run(t *testing.T) {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
-	g.output = new(buffer)
-	g.cmd = exec.Command(outrelay, "serve", "--dev",
+	g.output, g.PID = new(buffer), 0
+	args := append(slices.Clone(g.under), outrelay, "serve", "--dev",
 		"--http", hostport(t, g.HTTP), "--https", hostport(t, g.HTTPS), "--admin", hostport(t, g.Admin),
 		"--data", g.data, "--ready-file", ready)
+	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -89,7 +92,7 @@ func (g *gateway) run(t *testing.T) {
 // stop asks the process to drain and waits for its good end.
 func (g *gateway) stop(t *testing.T) {
 	t.Helper()
-	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := syscall.Kill(g.PID, syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, g.output)
 	}
 	select {
@@ -109,7 +112,10 @@ func (g *gateway) stop(t *testing.T) {
 // kill ends the process with SIGKILL.
 func (g *gateway) kill(t *testing.T) {
 	t.Helper()
-	_ = g.cmd.Process.Kill() // it may have ended by itself; what counts is that it has
+	if g.PID > 0 {
+		_ = syscall.Kill(g.PID, syscall.SIGKILL) // it may have ended by itself; what counts is that it has
+	}
+	_ = g.cmd.Process.Kill() // and what it runs under
 	<-g.ended
 	g.cmd = nil
 }

@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// node runs a script of the folder npm to its end.
-func node(t *testing.T, script string, args ...string) {
+// node runs a script of the folder npm to its end. It trusts the authority of ca.
+func node(t *testing.T, ca, script string, args ...string) {
 	t.Helper()
-	output(t, "npm", "", "node", append([]string{script}, args...)...)
+	output(t, "npm", "", "env", append([]string{"NODE_EXTRA_CA_CERTS=" + ca, "node", script}, args...)...)
 }
 
 // The official JavaScript SDK publishes in its three modes, and parses what a
@@ -18,14 +18,16 @@ func TestJavaScriptSDK(t *testing.T) {
 	g := start(t)
 	for _, kind := range []string{"json", "geojson", "text", "binary"} {
 		t.Run(kind, func(t *testing.T) {
-			node(t, "cloudevents.mjs", g.HTTP, "jssdk/"+kind, kind)
+			node(t, g.CA, "cloudevents.mjs", g.HTTPS, "jssdk/"+kind, kind)
 		})
 	}
 }
 
-// The npm package ws publishes and subscribes on one socket.
+// The npm package ws publishes and subscribes on one socket, in plain and over TLS.
 func TestNodeWebSocket(t *testing.T) {
-	node(t, "ws.mjs", start(t).HTTP, "ws/one")
+	g := start(t)
+	node(t, g.CA, "ws.mjs", g.HTTP, "ws/plain")
+	node(t, g.CA, "ws.mjs", g.HTTPS, "ws/tls")
 }
 
 // The npm program wscat subscribes, and publishes what is typed into another one.
