@@ -117,14 +117,8 @@ func (i *instance) Close() error { return i.folder.Close() }
 func (i *instance) access(c *config.Config) (access.Config, error) {
 	who := c.Access()
 	who.Log = i.logger
-	if c.HasKeys() {
-		i.ready.KeyName, i.ready.KeyFile = "", ""
-		for _, ns := range c.All() {
-			if len(ns.Keys) > 0 {
-				i.ready.KeyName, i.ready.KeyFile = ns.Keys[0].Name, ns.Keys[0].PrimaryFile
-				break
-			}
-		}
+	if key := c.WidestKey(); key != nil {
+		i.ready.KeyName, i.ready.KeyFile = key.Name, key.PrimaryFile
 		return who, nil
 	}
 	file, err := i.folder.RootKey()

@@ -22,15 +22,18 @@ const patience = 60 * time.Second
 
 // TestMain lets the scripts run this very binary as "outrelay".
 func TestMain(m *testing.M) {
-	testscript.Main(guarded{m}, map[string]func(){"outrelay": main})
+	testscript.Main(guarded{m, goleak.Find}, map[string]func(){"outrelay": main})
 }
 
 // guarded fails tests that leave goroutines behind.
-type guarded struct{ m *testing.M }
+type guarded struct {
+	m     *testing.M
+	leaks func(...goleak.Option) error
+}
 
 func (g guarded) Run() int {
 	code := g.m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
+	if err := g.leaks(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -149,7 +149,7 @@ func TestLoadFillsInEveryDefault(t *testing.T) {
 	if c.HostNames()["2001:db8::1"] != "default" {
 		t.Errorf("host names = %v", c.HostNames())
 	}
-	if a := c.Access(); len(a.Namespaces) != 1 || a.Namespaces["default"].Dev || c.HasKeys() {
+	if a := c.Access(); len(a.Namespaces) != 1 || a.Namespaces["default"].Dev || c.WidestKey() != nil {
 		t.Errorf("access = %+v", a)
 	}
 	if len(c.Notices) != 1 || !strings.Contains(c.Notices[0], "relay.example") {
@@ -301,6 +301,24 @@ func TestRestartNamesWhatCanNotBeReloaded(t *testing.T) {
 		b := load(t, config.Options{File: write(t, dir, "b.yaml", next)})
 		if got := a.Restart(b); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: Restart = %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+func TestWidestKey(t *testing.T) {
+	dir := folder(t)
+	key := func(name, rest string) string {
+		return "  - {name: " + name + ", primaryfile: good.key, " + rest + "}\n"
+	}
+	for want, keys := range map[string]string{
+		"first":  key("first", "rights: [send]") + key("second", "rights: [listen]"),
+		"most":   key("first", "rights: [send]") + key("most", "rights: [send, listen]"),
+		"whole":  key("narrow", "rights: [send, listen], path: a") + key("whole", "rights: [send]"),
+		"narrow": key("narrow", "rights: [send], path: a"),
+	} {
+		c := load(t, config.Options{File: write(t, dir, "c.yaml", base+"keys:\n"+keys)})
+		if got := c.WidestKey(); got == nil || got.Name != want {
+			t.Errorf("WidestKey = %+v of\n%swant %s", got, keys, want)
 		}
 	}
 }

@@ -62,12 +62,23 @@ func (c *Config) HostNames() map[string]string {
 	return names
 }
 
-// HasKeys says whether any namespace has a shared key.
-func (c *Config) HasKeys() bool {
+// WidestKey is the shared key that allows most: one for a whole namespace before
+// one with a path, then the one with most rights, then the first. It is nil if no
+// namespace has keys.
+func (c *Config) WidestKey() *Key {
+	var widest *Key
+	wider := func(a, b *Key) bool {
+		if (a.Path == "") != (b.Path == "") {
+			return a.Path == ""
+		}
+		return len(a.Rights) > len(b.Rights)
+	}
 	for _, ns := range c.All() {
-		if len(ns.Keys) > 0 {
-			return true
+		for i := range ns.Keys {
+			if k := &ns.Keys[i]; widest == nil || wider(k, widest) {
+				widest = k
+			}
 		}
 	}
-	return false
+	return widest
 }
