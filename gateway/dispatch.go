@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -20,7 +21,8 @@ type Route struct {
 	Pattern string
 	// Asks is the right that is asked for, "" on a route that is open to all.
 	Asks string
-	// Drains says that it is refused while the gateway drains.
+	// Drains says that it is refused while the gateway drains; an event stream is
+	// told to come back instead.
 	Drains bool
 
 	handler  func(*call)
@@ -158,6 +160,10 @@ func (c *call) dispatch() error {
 		c.w.Header().Set("Allow", strings.Join(allow, ", "))
 		return schemas.Problemf("method", "This address takes %s.", strings.Join(allow, ", "))
 	case route.Drains && c.gateway.draining.Load():
+		if strings.HasPrefix(route.Pattern, "/topics/") && c.wantsSSE() {
+			c.turnAwaySSE()
+			return nil
+		}
 		return errDraining()
 	}
 	c.rest = segments[len(route.literals):]
@@ -167,6 +173,11 @@ func (c *call) dispatch() error {
 
 func errNotFound() *schemas.Problem {
 	return schemas.Problemf("not-found", "There is no such address; events are under /topics/.")
+}
+
+func isDraining(err error) bool {
+	p, ok := errors.AsType[*schemas.Problem](err)
+	return ok && p.Name == "draining"
 }
 
 func errDraining() *schemas.Problem {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
@@ -18,12 +19,21 @@ type sse struct {
 	buf  []byte
 }
 
+// wantsSSE says whether the request is for an event stream.
+func (c *call) wantsSSE() bool {
+	return c.r.Method == http.MethodGet && !hasToken(c.r.Header, "Upgrade", "websocket") && negotiate(c.r.Header) == mediaTypeSSE
+}
+
 // openSSE answers with an event stream and returns when it has ended.
 func (c *call) openSSE(topics schemas.TopicFilter) error {
 	if c.r.Method == http.MethodHead {
 		return c.headSSE(topics)
 	}
 	f, err := c.openFlow(topics, waySSE)
+	if isDraining(err) {
+		c.turnAwaySSE()
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -31,6 +41,13 @@ func (c *call) openSSE(topics schemas.TopicFilter) error {
 	stop := context.AfterFunc(c.r.Context(), func() { f.finish(connectionLost, "") })
 	defer stop()
 	f.onCut(func() { c.control.SetWriteDeadline(time.Now()) })
+	c.beginSSE()
+	f.run(&sse{call: c})
+	return nil
+}
+
+// beginSSE answers with the head of an event stream.
+func (c *call) beginSSE() {
 	h := c.w.Header()
 	h.Set("Content-Type", mediaTypeSSE)
 	if h.Get("Cache-Control") != "private" {
@@ -39,8 +56,16 @@ func (c *call) openSSE(topics schemas.TopicFilter) error {
 	h.Set("X-Accel-Buffering", "no") // a proxy that gathers an answer would hold events back
 	c.answered = true
 	c.w.WriteHeader(http.StatusOK)
-	f.run(&sse{call: c})
-	return nil
+}
+
+// turnAwaySSE answers a request for an event stream that comes during the drain: with
+// one that says when to come back, and ends. Not with 503, because a browser's
+// EventSource takes every answer but 200 for final and would never come back.
+func (c *call) turnAwaySSE() {
+	c.beginSSE()
+	s := &sse{call: c}
+	s.draining(drainRetry + rand.N(drainRetry))
+	_ = s.flush() // whoever has gone by now needs no answer
 }
 
 // headSSE checks what a GET would, and opens nothing.
