@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strings"
 
+	"github.com/outrelay/outrelay/cmd/outrelay/internal/config"
 	"github.com/outrelay/outrelay/cmd/outrelay/internal/datafolder"
 )
 
@@ -37,12 +39,12 @@ func removeReady(path string) error {
 }
 
 // printReady tells a person the same, with commands to paste.
-func printReady(w io.Writer, r ready, dev bool, data, promise string) {
+func printReady(w io.Writer, r ready, c *config.Config, promise string) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	line("outrelay %s serves.", version())
 	line("")
 	for _, l := range []struct{ name, value string }{
-		{"https", r.HTTPS}, {"http", r.HTTP}, {"admin", r.Admin}, {"data", data}, {"authority", r.CA}, {"key", r.KeyName + " in " + r.KeyFile},
+		{"https", r.HTTPS}, {"http", r.HTTP}, {"admin", r.Admin}, {"data", c.Data}, {"authority", r.CA}, {"key", r.KeyName + " in " + r.KeyFile},
 	} {
 		if l.value != "" {
 			line("  %-10s %s", l.name, l.value)
@@ -51,12 +53,12 @@ func printReady(w io.Writer, r ready, dev bool, data, promise string) {
 	line("")
 	line("%s", promise)
 	line("")
-	base := cmp.Or(r.HTTPS, r.HTTP)
+	base := cmp.Or(publicAddress(r.HTTPS, c), r.HTTP)
 	clients := "--gateway " + base
 	if r.CA != "" && r.HTTPS != "" {
 		clients += " --ca " + quote(r.CA)
 	}
-	if !dev {
+	if !c.Dev {
 		clients += " --key-name " + quote(r.KeyName) + " --key-file " + quote(r.KeyFile)
 		line("Clients need a token or a key, unless the config lets them in without.")
 		line("")
@@ -66,7 +68,7 @@ func printReady(w io.Writer, r ready, dev bool, data, promise string) {
 	line("  outrelay subscribe 'greetings/**' %s", clients)
 	line("Publish:")
 	line("  echo '%s' | outrelay publish greetings/first %s", event, clients)
-	if !dev {
+	if !c.Dev {
 		return
 	}
 	trust := ""
@@ -79,6 +81,25 @@ func printReady(w io.Writer, r ready, dev bool, data, promise string) {
 		strings.TrimPrefix(cmp.Or(r.HTTP, r.HTTPS), "http"))
 	line("")
 	line("Ctrl-C drains and stops.")
+}
+
+// publicAddress is the address of HTTPS with the name that its certificate is likely
+// to be for: the first host of the config that is not this machine to itself.
+func publicAddress(https string, c *config.Config) string {
+	u, err := url.Parse(https)
+	if https == "" || err != nil || c.Dev {
+		return https
+	}
+	for _, host := range c.Hosts {
+		if host == "localhost" || host == "127.0.0.1" || host == "[::1]" {
+			continue
+		}
+		if u.Port() == "443" {
+			return "https://" + host
+		}
+		return "https://" + host + ":" + u.Port()
+	}
+	return https
 }
 
 // quote makes one word of s for a shell.

@@ -89,7 +89,7 @@ func serve(cmd *cobra.Command, o config.Options, readyFile string) error {
 			}
 		}
 		if isTerminal(out) {
-			printReady(out, r, c.Dev, c.Data, i.broker.Promise())
+			printReady(out, r, c, i.broker.Promise())
 			return nil
 		}
 		return json.NewEncoder(out).Encode(r)

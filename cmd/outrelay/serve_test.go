@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/outrelay/outrelay/cmd/outrelay/internal/config"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -337,7 +338,7 @@ func TestPastedCommandsWork(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "it's a folder")
 	p := start(t, "--dev", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--data", dir)
 	var text strings.Builder
-	printReady(&text, p.ready, true, dir, "The promise.")
+	printReady(&text, p.ready, &config.Config{Dev: true, Data: dir}, "The promise.")
 	for _, want := range []string{p.HTTPS, p.HTTP, p.Admin, p.CA, rootKey, "The promise.", "new WebSocket('ws://127.0.0.1:", "curl --cacert '"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in:\n%s", want, text.String())
@@ -361,11 +362,18 @@ func TestPastedCommandsWork(t *testing.T) {
 		}
 	}
 
-	// Without --dev the key goes with them, by the name of its file alone.
+	// Without --dev the key goes with them, by the name of its file alone, to the
+	// host that the certificate is for.
 	text.Reset()
-	printReady(&text, ready{HTTPS: "https://localhost:443", KeyName: rootKey, KeyFile: "/k"}, false, dir, "")
-	if want := "--key-name RootManageSharedAccessKey --key-file /k"; !strings.Contains(text.String(), want) || strings.Contains(text.String(), "curl") {
+	c := &config.Config{Namespace: config.Namespace{Hosts: []string{"localhost", "relay.example"}}}
+	printReady(&text, ready{HTTPS: "https://localhost:443", KeyName: rootKey, KeyFile: "/k"}, c, "")
+	if want := "--gateway https://relay.example --key-name RootManageSharedAccessKey --key-file /k"; !strings.Contains(text.String(), want) || strings.Contains(text.String(), "curl") {
 		t.Errorf("no %q, or commands that nobody may run, in:\n%s", want, text.String())
+	}
+	text.Reset()
+	printReady(&text, ready{HTTPS: "https://[::1]:8443", KeyName: rootKey, KeyFile: "/k"}, c, "")
+	if want := "--gateway https://relay.example:8443 "; !strings.Contains(text.String(), want) {
+		t.Errorf("no %q in:\n%s", want, text.String())
 	}
 }
 
