@@ -39,7 +39,7 @@ func (g *Gateway) drain() {
 	}
 
 	// The listeners stay open meanwhile, to say that this gateway is not the one.
-	least := time.NewTimer(drainLeast)
+	least := time.NewTimer(g.drainLeast)
 	defer least.Stop()
 	last := time.NewTimer(time.Until(deadline))
 	defer last.Stop()

@@ -27,6 +27,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/outrelay/outrelay/gateway/frame"
 )
@@ -50,7 +51,8 @@ type Gateway struct {
 
 	pumps []*pump // fixed by Run
 
-	draining atomic.Bool
+	draining   atomic.Bool
+	drainLeast time.Duration // [drainLeast], but for tests
 
 	mu      sync.Mutex
 	flows   map[*flow]struct{} // guarded by mu
@@ -66,11 +68,12 @@ func New(c Config) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		config:  c,
-		bodies:  budget{most: c.Limits.MaxBodyBytes},
-		flows:   map[*flow]struct{}{},
-		streams: map[string]int{},
-		emptied: make(chan struct{}),
+		config:     c,
+		bodies:     budget{most: c.Limits.MaxBodyBytes},
+		flows:      map[*flow]struct{}{},
+		streams:    map[string]int{},
+		emptied:    make(chan struct{}),
+		drainLeast: drainLeast,
 	}
 	g.ctx, g.abandon = context.WithCancel(context.Background())
 	var err error

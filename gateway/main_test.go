@@ -79,6 +79,9 @@ func start(t testing.TB, change func(*gateway.Config, *access.Config, *broker.Co
 	if w.Gateway, err = gateway.New(gc); err != nil {
 		t.Fatalf("gateway.New() = %v", err)
 	}
+	if !strings.HasPrefix(t.Name(), "TestDrain") {
+		w.HurryDrain()
+	}
 	brokerCtx, stopBroker := context.WithCancel(context.Background())
 	gatewayCtx, stopGateway := context.WithCancel(context.Background())
 	var brokerDone, gatewayDone sync.WaitGroup
@@ -288,6 +291,7 @@ func (w *world) again(t testing.TB) *world {
 // run serves a gateway on w's broker and policy.
 func (w *world) run(t testing.TB, g *gateway.Gateway) *world {
 	t.Helper()
+	g.HurryDrain()
 	if err := g.Listen(); err != nil {
 		t.Fatal(err)
 	}

@@ -147,6 +147,31 @@ func TestLargestEvent(t *testing.T) {
 	}
 }
 
+// TestUnknownLength: a body without Content-Length is measured as it comes.
+func TestUnknownLength(t *testing.T) {
+	w := start(t, nil)
+	post := func(base, body string) int {
+		req, err := http.NewRequest("POST", base+"/topics/a", io.MultiReader(strings.NewReader(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/cloudevents+json")
+		resp, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, base := range []string{w.http, w.https} {
+		for size, want := range map[int]int{0: 200, 2<<20 - len(event("1")): 200, 2<<20 + 1 - len(event("1")): 413} {
+			if got := post(base, event("1")+strings.Repeat(" ", size)); got != want {
+				t.Errorf("an event and %d blanks to %s = %d, want %d", size, base, got, want)
+			}
+		}
+	}
+}
+
 func TestTokenInTheAddress(t *testing.T) {
 	w := start(t, func(_ *gateway.Config, a *access.Config, _ *broker.Config) {
 		a.Namespaces["default"] = access.Namespace{Dev: true, Keys: []access.Key{{Name: "Root", Primary: testKey, Rights: []string{"send", "listen"}}}}
@@ -251,6 +276,16 @@ func TestSlowBodies(t *testing.T) {
 	}
 	if b, err := io.ReadAll(open(false, "")); err != nil || len(b) > 0 {
 		t.Errorf("a connection that says nothing: %q, %v, want it closed", b, err)
+	}
+	hello, err := net.Dial("tcp", w.HTTPSAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hello.Close()
+	hello.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(hello, "\x16\x03")
+	if b, err := io.ReadAll(hello); err != nil || len(b) > 0 {
+		t.Errorf("half a TLS hello: %q, %v, want it closed", b, err)
 	}
 	drip := open(false, head)
 	for range 100 {

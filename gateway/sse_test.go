@@ -48,12 +48,16 @@ func (w *world) sse(t testing.TB, path string, headers ...string) *eventSource {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &eventSource{resp: resp, cancel: cancel, r: bufio.NewReader(resp.Body)}
+	s := newEventSource(resp, cancel)
 	t.Cleanup(s.close)
 	if got := resp.Header.Get("Content-Type"); resp.StatusCode != 200 || got != "text/event-stream" {
 		t.Fatalf("GET %s = %d, %s", path, resp.StatusCode, got)
 	}
 	return s
+}
+
+func newEventSource(resp *http.Response, cancel context.CancelFunc) *eventSource {
+	return &eventSource{resp: resp, cancel: cancel, r: bufio.NewReader(resp.Body)}
 }
 
 func (s *eventSource) close() {
@@ -63,6 +67,16 @@ func (s *eventSource) close() {
 
 // next returns the data of the next event.
 func (s *eventSource) next() (string, error) {
+	for {
+		before := s.blocks
+		if data, err := s.nextBlock(); err != nil || s.blocks == before {
+			return data, err
+		}
+	}
+}
+
+// nextBlock returns at the end of the next event, and of an id that stands alone.
+func (s *eventSource) nextBlock() (string, error) {
 	var data []string
 	id := false
 	for {
@@ -79,11 +93,10 @@ func (s *eventSource) next() (string, error) {
 		switch {
 		case line == "" && len(data) > 0:
 			return strings.Join(data, "\n"), nil
+		case line == "" && id:
+			s.blocks++
+			return "", nil
 		case line == "":
-			if id {
-				s.blocks++
-			}
-			id = false
 		case field == "":
 			s.comment++
 		case field == "id":
