@@ -133,6 +133,11 @@ func (b *Broker) Run(ctx context.Context) error {
 			return fmt.Errorf("log of namespace %s: %w", name, err)
 		}
 		ns.writer = newWriter(b, ns)
+		end, err := ns.log.place(ctx)
+		if err != nil {
+			return fmt.Errorf("log of namespace %s: %w", name, err)
+		}
+		ns.writer.end.Store(&position{end.last, end.accepted})
 		b.namespaces[name] = ns
 		b.start(ns.writer.run)
 	}

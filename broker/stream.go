@@ -85,10 +85,21 @@ func (b *Broker) subscribe(ctx context.Context, ns *namespace, o StreamOptions) 
 	return s, nil
 }
 
+// beginning is the log's place for a start. Where this broker alone writes to the
+// log, its end is that of the last event answered: what comes after it has not been
+// published yet. Only the end is known then.
+func (ns *namespace) beginning(ctx context.Context, start Start) (place, error) {
+	if ns.log.broker.server != nil && start.After == nil && start.From == FromLatest {
+		end := ns.writer.end.Load()
+		return place{log: ns.log.id, last: end.sequence, accepted: end.accepted}, nil
+	}
+	return ns.log.place(ctx)
+}
+
 // begin finds the stream's place in log and view.
 func (s *Stream) begin(ctx context.Context, start Start) error {
 	log := s.namespace.log
-	now, err := log.place(ctx)
+	now, err := s.namespace.beginning(ctx, start)
 	if err != nil {
 		return err
 	}

@@ -44,8 +44,10 @@ type writer struct {
 	waiting   atomic.Int64  // events in the queue or beyond
 	left      chan struct{} // somebody may find room now
 	recent    *recent       // owned by run
-	patience  time.Duration // for one answer; owned by run
-	held      *publication  // taken from the queue, too large for the batch before; owned by run
+	// end is the newest event that was answered, for who alone writes to the log.
+	end      atomic.Pointer[position]
+	patience time.Duration // for one answer; owned by run
+	held     *publication  // taken from the queue, too large for the batch before; owned by run
 }
 
 func newWriter(b *Broker, ns *namespace) *writer {
@@ -189,9 +191,14 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 	if err := w.commit(ctx, fresh); err != nil {
 		return err
 	}
+	end := *w.end.Load()
 	for _, i := range fresh {
 		w.recent.add(i.identity, known{i.sequence, i.first})
+		if i.sequence > end.sequence {
+			end = position{i.sequence, i.first}
+		}
 	}
+	w.end.Store(&end)
 	for _, i := range copies {
 		original := seen[i.identity]
 		i.settle(original.sequence, original.first, true)

@@ -228,14 +228,29 @@ func (f *flow) run(out outlet) (end ending, parked bool) {
 	return end, false
 }
 
+// open takes the first look at the stream.
+func (f *flow) open(out outlet) {
+	f.opened = true
+	f.delivered = time.Now()
+	f.nextAlive = f.delivered.Add(f.interval)
+	if f.params.positions {
+		out.position(schemas.NoticeOpen, f.events.Cursor())
+	}
+}
+
+// begin gives a stream that has nothing to say to a pump, which saves most streams a
+// goroutine. If it reports false, run must be called.
+func (f *flow) begin(out outlet) bool {
+	if f.params.positions {
+		return false
+	}
+	f.open(out)
+	return out.park()
+}
+
 func (f *flow) send(out outlet) (ended ending, parked bool) {
 	if !f.opened {
-		f.opened = true
-		f.delivered = time.Now()
-		f.nextAlive = f.delivered.Add(f.interval)
-		if f.params.positions {
-			out.position(schemas.NoticeOpen, f.events.Cursor())
-		}
+		f.open(out)
 	}
 	lost := ending{reason: connectionLost}
 	var failing time.Time // since when the log can't be read

@@ -55,7 +55,9 @@ func (c *call) openWebSocket(topics schemas.TopicFilter) error {
 	f.onCut(func() { s.socket.Close() })
 	// The handler returns, so that what net/http holds for it is freed.
 	c.gateway.tasks.Go(s.receive)
-	c.gateway.tasks.Go(s.run)
+	if !f.begin(s) {
+		c.gateway.tasks.Go(s.run)
+	}
 	return nil
 }
 

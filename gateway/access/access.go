@@ -120,7 +120,7 @@ func (p *Policy) Authorize(namespace string, r *http.Request, asks ...Ask) (*Gra
 func (p *Policy) AuthorizeRelayed(namespace string, r *http.Request, asks ...Ask) (*Grant, error) {
 	c := findRelayed(r)
 	if c.source == Nowhere {
-		visitor := p.namespace(namespace).visitor()
+		visitor := p.namespace(namespace).visitor
 		if visitor.allowsAll(asks) == nil {
 			return visitor, nil
 		}

@@ -112,6 +112,7 @@ type namespace struct {
 	keys      map[string][]*key // by folded name, those with the longest path first
 	issuers   map[string]*issuer
 	anonymous rights
+	visitor   *Grant          // of all without a token: anonymous
 	origins   map[string]bool // normalised
 }
 
@@ -139,6 +140,7 @@ func newNamespace(name string, c Namespace, sources sourceSet, f *faults) *names
 	if n.anonymous = c.Anonymous.rights(path+".anonymous", f); c.Dev {
 		n.anonymous = everything()
 	}
+	n.visitor = &Grant{namespace: name, rights: n.anonymous}
 	for i, o := range c.Origins {
 		normal, ok := normalOrigin(o)
 		if !ok && o != nullOrigin {

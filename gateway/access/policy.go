@@ -126,7 +126,7 @@ func (p *Policy) notify() {
 func (p *Policy) Refresh(g *Grant) (*Grant, error) {
 	n := p.namespace(g.namespace)
 	if g.proof == nil {
-		return n.visitor(), nil
+		return n.visitor, nil
 	}
 	rights, problem := g.proof.rights(n)
 	if problem != nil {
@@ -178,7 +178,7 @@ func (p *Policy) grant(ctx context.Context, name string, c credential) (*Grant, 
 	n := p.namespace(name)
 	switch {
 	case c.source == Nowhere:
-		return n.visitor(), nil
+		return n.visitor, nil
 	case c.broken != "":
 		return nil, schemas.Problemf("unauthorized", "%s", c.broken)
 	case c.token == "":
@@ -205,9 +205,5 @@ func (p *Policy) namespace(name string) *namespace {
 	if n, ok := (*p.namespaces.Load())[name]; ok {
 		return n
 	}
-	return &namespace{name: name}
-}
-
-func (n *namespace) visitor() *Grant {
-	return &Grant{namespace: n.name, rights: n.anonymous}
+	return &namespace{name: name, visitor: &Grant{namespace: name}}
 }

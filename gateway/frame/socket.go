@@ -17,9 +17,13 @@ import (
 	"github.com/coder/websocket"
 )
 
-// bufferSize is that of coder's reader and writer. A control frame, at most 127
-// bytes, must fit, so that it reaches us as one Write.
-const bufferSize = 512
+// Sizes of coder's buffers. The reader's is what a small message or two need; the
+// writer's must hold a control frame, at most 127 bytes, and twice that, so that it
+// reaches us as one Write.
+const (
+	readBuffer  = 512
+	writeBuffer = 256
+)
 
 // tlsPiece is how much is encrypted at a time: no more than one TLS record, so that
 // a full socket leaves little ciphertext behind.
@@ -138,7 +142,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	own.detach()
 	inner := &coderConn{Conn: c, socket: s}
-	return inner, bufio.NewReadWriter(bufio.NewReaderSize(inner, bufferSize), bufio.NewWriterSize(inner, bufferSize)), nil
+	return inner, bufio.NewReadWriter(bufio.NewReaderSize(inner, readBuffer), bufio.NewWriterSize(inner, writeBuffer)), nil
 }
 
 // coderConn is what coder/websocket reads and writes: whole control frames are all
