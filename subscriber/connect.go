@@ -81,7 +81,7 @@ func (s *Stream) connect() (resume time.Time, err error) {
 	} else if s.options.From != "" {
 		query.Set("from", s.options.From)
 	}
-	conn, err := s.client.dial(s.ctx, s.filter, query.Encode())
+	conn, err := s.client.dial(s.ctx, s.filter, query.Encode(), false)
 	if err != nil {
 		return resume, err
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,7 @@ func closed(err error) error {
 type wire struct {
 	*websocket.Conn
 	raw     net.Conn // what the library writes to, one Write for a control frame
+	writes  bool     // data frames too, of which one may be several Writes
 	ctx     context.Context
 	end     context.CancelFunc
 	tasks   sync.WaitGroup
@@ -77,13 +79,14 @@ type wire struct {
 	buffer  []byte // of read
 }
 
-// dial opens a WebSocket on a topic filter. It has a goroutine until close.
-func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query string) (*wire, error) {
+// dial opens a WebSocket on a topic filter; writes says that messages will be sent
+// on it. It has a goroutine until close.
+func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query string, writes bool) (*wire, error) {
 	header := http.Header{"User-Agent": {userAgent}}
 	if err := c.authorize(ctx, header); err != nil {
 		return nil, err
 	}
-	s := &wire{}
+	s := &wire{writes: writes}
 	limited, cancel := context.WithTimeout(ctx, answerTimeout+handshakeTimeout)
 	defer cancel()
 	limited = httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
@@ -95,7 +98,7 @@ func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query str
 		Subprotocols: []string{schemas.SubprotocolCloudEvents},
 	})
 	if err != nil {
-		return nil, err
+		return nil, c.plain(err)
 	}
 	conn.SetReadLimit(readLimit)
 	s.Conn = conn
@@ -107,6 +110,23 @@ func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query str
 	}
 	s.tasks.Go(s.keep)
 	return s, nil
+}
+
+// plain takes the layers of the handshake, and the query with its filters, off an
+// error: a refusal stands for itself, and what the network said is about the gateway.
+func (c *Client) plain(err error) error {
+	var problem *schemas.Problem
+	var status *StatusError
+	var attempt *url.Error
+	switch {
+	case errors.As(err, &problem):
+		return problem
+	case errors.As(err, &status):
+		return status
+	case errors.As(err, &attempt):
+		return &url.Error{Op: "connect to", URL: c.base, Err: attempt.Err}
+	}
+	return err
 }
 
 // keep tells the gateway that the client is there, and closes the connection when
@@ -131,7 +151,7 @@ func (s *wire) keep() {
 // nobody reads, a pong, which has none: a gateway whose answer finds no room may
 // take the connection for dead.
 func (s *wire) live() {
-	if s.reading.Load() {
+	if s.writes || s.reading.Load() {
 		ctx, cancel := context.WithTimeout(s.ctx, pingEvery/2)
 		defer cancel()
 		_ = s.Ping(ctx) // silence is the business of heardConn

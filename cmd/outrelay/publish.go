@@ -39,8 +39,8 @@ with its line and the reason; what was accepted before it stays.
 
 With --topic-from each event names the rest of its own topic: a JSONPath to a
 text, number or boolean in it, which is put behind TOPIC and a slash. An array is
-then no batch, but sent event by event. With --ws as well, and an event after one
-that is refused may have been accepted.`,
+then no batch, but sent event by event. So it is with --ws, where events after the
+one that is refused may have been accepted too.`,
 		Example: `  outrelay publish orders/eu --file order.json
   tail -f events.ndjson | outrelay publish orders/eu
   outrelay publish quakes --file quakes.ndjson --topic-from data.properties.net --rate 100`,
@@ -110,7 +110,15 @@ func send(cmd *cobra.Command, config subscriber.Config, in io.Reader, socket boo
 		return publish.Summary{}, err
 	}
 	defer client.Close()
-	return publish.Run(cmd.Context(), in, client, o)
+	if !socket {
+		return publish.Run(cmd.Context(), in, client, o)
+	}
+	to, err := client.OpenSocket(cmd.Context(), o.Topic)
+	if err != nil {
+		return publish.Summary{}, err
+	}
+	defer to.Close()
+	return publish.RunSocket(cmd.Context(), in, to, o)
 }
 
 // networkOnly says that nothing was asked of a gateway.

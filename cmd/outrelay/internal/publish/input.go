@@ -159,7 +159,7 @@ func (r *reader) take(it *item, n int) error {
 // waiting says whether a whole line is there to be read without waiting for it.
 func (r *reader) waiting() bool {
 	b, err := r.in.Peek(r.in.Buffered())
-	return err == nil && bytes.IndexByte(b, '\n') >= 0
+	return err == nil && bytes.IndexByte(bytes.TrimLeft(b, " \t\r\n"), '\n') >= 0
 }
 
 // elements returns the members of an array, each with its line. What is no array,

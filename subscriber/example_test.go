@@ -1,0 +1,84 @@
+package subscriber_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+
+	sdk "github.com/cloudevents/sdk-go/v2/event"
+
+	"github.com/outrelay/outrelay/subscriber"
+)
+
+// A service behind a firewall takes orders as they are paid, goes on where it was
+// when the connection is lost, and remembers its place over its own restarts.
+func Example() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	client, err := subscriber.New(subscriber.Config{
+		Gateway: "https://events.example.com",
+		Token:   func(context.Context) (string, error) { return os.Getenv("ORDERS_TOKEN"), nil },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	place, _ := os.ReadFile("place")
+	stream, err := client.Subscribe(ctx, "orders/**", subscriber.SubscribeOptions{
+		After:   string(place), // from now on, the first time
+		Filter:  []byte(`{"exact":{"type":"order.paid"}}`),
+		OnState: func(s subscriber.State) { log.Println(s.Phase, s.Why) },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stream.Close()
+
+	for delivery, err := range stream.All(ctx) {
+		var gap *subscriber.GapError
+		switch {
+		case errors.As(err, &gap):
+			log.Println("look into the books:", gap)
+			continue
+		case err != nil:
+			log.Println(err)
+			return
+		}
+		order, err := delivery.Event()
+		if err != nil {
+			log.Println(err)
+			continue
+		}
+		fmt.Println(order.ID(), order.Subject())
+		if err := os.WriteFile("place", []byte(stream.Cursor()), 0o600); err != nil {
+			log.Println(err)
+		}
+	}
+}
+
+// An event is published once the gateway keeps it. It is safe to publish it again:
+// the gateway knows it by its source and id.
+func ExampleClient_Publish() {
+	client, err := subscriber.New(subscriber.Config{Gateway: "https://events.example.com"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	paid := sdk.New()
+	paid.SetID("A-17")
+	paid.SetSource("/shop")
+	paid.SetType("order.paid")
+	if err := paid.SetData(sdk.ApplicationJSON, map[string]int{"total": 1250}); err != nil {
+		log.Fatal(err)
+	}
+	receipt, err := client.Publish(context.Background(), "orders/eu", paid)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("kept at", receipt.Cursor)
+}
