@@ -48,24 +48,6 @@ type conn struct {
 	write    rawWrite
 }
 
-// rawWrite is a write on the descriptor. Its function value is made once, so that a
-// write allocates nothing.
-type rawWrite struct {
-	b   []byte
-	n   int
-	err error
-	do  func(fd uintptr) bool
-}
-
-func (w *rawWrite) attempt(fd uintptr) bool {
-	for {
-		w.n, w.err = syscall.Write(int(fd), w.b)
-		if w.err != syscall.EINTR { //nolint:errorlint // a system call's own error
-			return true
-		}
-	}
-}
-
 func newConn(c net.Conn) (*conn, error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -94,18 +76,6 @@ func (c *conn) detach() {
 	c.mu.Lock()
 	c.detached = true
 	c.mu.Unlock()
-}
-
-// try writes what the socket takes at once. mu is held.
-func (c *conn) try(b []byte) (int, error) {
-	w := &c.write
-	w.b = b
-	err := c.raw.Write(w.do)
-	w.b = nil
-	if err == nil && w.err != nil && !errors.Is(w.err, syscall.EAGAIN) {
-		err = &net.OpError{Op: "write", Net: "tcp", Err: w.err}
-	}
-	return max(w.n, 0), err
 }
 
 // Write writes b, or keeps what the socket refuses if the conn is detached. It is
