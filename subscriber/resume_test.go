@@ -109,9 +109,12 @@ func TestRestartedGatewayLosesAndDoublesNothing(t *testing.T) {
 	const events = 600
 	w := newWorld(t)
 	publisher := w.client()
+	subscriber.Hurry(publisher)
 	var opened []*subscriber.Stream
 	for _, filter := range []string{"orders/**", "orders/eu"} {
-		s, err := w.client().Subscribe(t.Context(), filter, subscriber.SubscribeOptions{})
+		c := w.client()
+		subscriber.Hurry(c)
+		s, err := c.Subscribe(t.Context(), filter, subscriber.SubscribeOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

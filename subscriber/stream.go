@@ -87,7 +87,6 @@ type Stream struct {
 	order    schemas.Cursor
 	wasOpen  bool
 	attempts int // that failed since the last progress
-	buffer   []byte
 
 	mu     sync.Mutex
 	state  State

@@ -47,7 +47,7 @@ func TestSubscribeGoesOnAfterARestart(t *testing.T) {
 	if err := <-gateway.ended; err != nil {
 		t.Fatalf("serve: %v\n%s", err, gateway.errs)
 	}
-	gateway = start(t, "--dev", "--data", data, "--http", strings.TrimPrefix(base, "http://"), "--https", "127.0.0.1:0")
+	start(t, "--dev", "--data", data, "--http", strings.TrimPrefix(base, "http://"), "--https", "127.0.0.1:0")
 	publish("3")
 	eventually(t, "event 3", func() bool { return strings.Contains(out.String(), `"id":"3"`) })
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
