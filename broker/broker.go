@@ -188,27 +188,40 @@ func (b *Broker) namespace(name string) (*namespace, error) {
 // ErrDraining, try another gateway; ErrForbidden for the broker's own topics;
 // ErrTooLarge for a batch past the limits. Protocol: section 3.
 func (b *Broker) Publish(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (Receipt, error) {
-	ns, err := b.namespace(namespace)
+	p, err := b.Begin(ctx, namespace, topic, events)
 	if err != nil {
 		return Receipt{}, err
 	}
+	return p.Wait(ctx)
+}
+
+// Begin is the first half of [Broker.Publish], for who wants the events of several
+// publishes in order without waiting for each: those of a namespace that were begun
+// one after the other are stored in that order, as far as they are stored. It blocks
+// while the log has too many waiting. An error is final; else the caller should wait.
+func (b *Broker) Begin(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (*Publishing, error) {
+	ns, err := b.namespace(namespace)
+	if err != nil {
+		return nil, err
+	}
 	if topic.Notices() {
-		return Receipt{}, schemas.Problemf("forbidden", "Topics under %s/ are the broker's own; publish to another.", schemas.NoticeSegment)
+		return nil, schemas.Problemf("forbidden", "Topics under %s/ are the broker's own; publish to another.", schemas.NoticeSegment)
 	}
 	if len(events) > schemas.MaxBatchEvents {
-		return Receipt{}, schemas.Problemf("too-large", "The batch has %d events; at most %d are allowed. Send several.", len(events), schemas.MaxBatchEvents)
+		return nil, schemas.Problemf("too-large", "The batch has %d events; at most %d are allowed. Send several.", len(events), schemas.MaxBatchEvents)
 	}
 	if room := b.conn.MaxPayload() - headerRoom; room < schemas.MaxEvent {
 		for i, e := range events { // an existing cluster with a smaller max_payload
 			if int64(e.Size()) > room {
-				return Receipt{}, schemas.Problemf("too-large", "The event has %d bytes; the broker's NATS is set to take %d. Its operator may raise max_payload.", e.Size(), room).At(i)
+				return nil, schemas.Problemf("too-large", "The event has %d bytes; the broker's NATS is set to take %d. Its operator may raise max_payload.", e.Size(), room).At(i)
 			}
 		}
 	}
 	if ns.rules.find(topic).Unstored {
-		return b.publishLive(ns, topic, events)
+		receipt, err := b.publishLive(ns, topic, events)
+		return &Publishing{receipt: receipt}, err
 	}
-	return ns.writer.publish(ctx, topic, events)
+	return ns.writer.begin(ctx, topic, events)
 }
 
 // Stored says whether topic is kept in the log.

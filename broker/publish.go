@@ -92,8 +92,15 @@ func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.E
 	return Receipt{Accepted: len(events)}, nil
 }
 
-// publish queues events for the log and waits for their outcome.
-func (w *writer) publish(ctx context.Context, t schemas.Topic, events []*schemas.Event) (Receipt, error) {
+// A Publishing is a publish that has begun: see [Broker.Begin].
+type Publishing struct {
+	receipt     Receipt
+	publication *publication // nil: receipt is the outcome
+	log         uint64
+}
+
+// begin queues events for the log.
+func (w *writer) begin(ctx context.Context, t schemas.Topic, events []*schemas.Event) (*Publishing, error) {
 	now := time.Now()
 	rule := w.namespace.rules.find(t)
 	p := &publication{items: make([]*item, len(events)), done: make(chan struct{})}
@@ -105,37 +112,45 @@ func (w *writer) publish(ctx context.Context, t schemas.Topic, events []*schemas
 		}
 	}
 	if waiting == 0 {
-		return Receipt{Accepted: len(events)}, nil
+		return &Publishing{receipt: Receipt{Accepted: len(events)}}, nil
 	}
 	if err := w.room(ctx, len(events)); err != nil {
-		return Receipt{}, err
+		return nil, err
 	}
 	select {
 	case w.queue <- p:
 	case <-ctx.Done():
 		w.leave(len(events))
-		return Receipt{}, ctx.Err()
+		return nil, ctx.Err()
 	case <-w.broker.ctx.Done():
 		w.leave(len(events))
-		return Receipt{}, errDraining()
+		return nil, errDraining()
+	}
+	return &Publishing{publication: p, log: w.namespace.log.id}, nil
+}
+
+// Wait is the second half of [Broker.Publish].
+func (p *Publishing) Wait(ctx context.Context) (Receipt, error) {
+	if p.publication == nil {
+		return p.receipt, nil
 	}
 	select {
-	case <-p.done:
+	case <-p.publication.done:
 	case <-ctx.Done():
 		return Receipt{}, ctx.Err() // the writer settles it all the same
 	}
-	if p.err != nil {
-		return Receipt{}, p.err
+	if p.publication.err != nil {
+		return Receipt{}, p.publication.err
 	}
-	receipt := Receipt{Accepted: len(events), Stored: true}
-	for i, it := range p.items {
+	receipt := Receipt{Accepted: len(p.publication.items), Stored: true}
+	for i, it := range p.publication.items {
 		if it.expired {
 			continue
 		}
 		if it.duplicate {
 			receipt.Duplicates = append(receipt.Duplicates, i)
 		}
-		receipt.Cursor = schemas.Cursor{Log: w.namespace.log.id, Sequence: it.sequence, Accepted: it.first}
+		receipt.Cursor = schemas.Cursor{Log: p.log, Sequence: it.sequence, Accepted: it.first}
 	}
 	return receipt, nil
 }
