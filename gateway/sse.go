@@ -43,6 +43,7 @@ func (c *call) openSSE(topics schemas.TopicFilter) error {
 	f.onCut(func() { c.control.SetWriteDeadline(time.Now()) })
 	c.beginSSE()
 	f.run(&sse{call: c})
+	c.control.SetWriteDeadline(time.Now().Add(c.gateway.config.Limits.WriteTimeout)) // for the end of the answer
 	return nil
 }
 
@@ -134,7 +135,9 @@ func (s *sse) flush() error {
 		b = b[n:]
 	}
 	s.call.control.SetWriteDeadline(time.Now().Add(patience))
-	return s.call.control.Flush()
+	err := s.call.control.Flush()
+	s.call.control.SetWriteDeadline(time.Time{}) // over HTTP/2 it would end a stream that is idle
+	return err
 }
 
 // appendData appends the data lines of a block: one for each line of b, which may
