@@ -31,7 +31,6 @@ func (c *call) begin() {
 		// net/http would wait for the rest of a body that nobody reads.
 		c.control.SetReadDeadline(time.Now().Add(c.gateway.config.Limits.StallTimeout))
 	}
-	c.control.SetWriteDeadline(time.Time{}) // the connection still has that of its last answer
 	h := c.w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")

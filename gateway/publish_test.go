@@ -240,37 +240,6 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// TestConnectionIsKept: what one answer's deadline was does not concern the next.
-func TestConnectionIsKept(t *testing.T) {
-	t.Parallel()
-	w := start(t, func(g *gateway.Config, _ *access.Config, _ *broker.Config) {
-		g.Limits.WriteTimeout = 100 * time.Millisecond
-	})
-	c, err := net.Dial("tcp", w.HTTPAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
-	r := bufio.NewReader(c)
-	for i := range 3 {
-		body := event(fmt.Sprint(i))
-		fmt.Fprintf(c, "POST /topics/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/cloudevents+json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(body))
-		if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
-			t.Fatalf("request %d: %q, %v, want 100", i, line, err)
-		}
-		r.ReadString('\n')
-		io.WriteString(c, body)
-		resp, err := http.ReadResponse(r, nil)
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("request %d: %v, %v", i, resp, err)
-		}
-		io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-		time.Sleep(200 * time.Millisecond)
-	}
-}
-
 func TestSlowBodies(t *testing.T) {
 	t.Parallel()
 	w := start(t, func(g *gateway.Config, _ *access.Config, _ *broker.Config) {
