@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -91,11 +92,7 @@ func TestDemoPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "outrelay-screenshot-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "demo.png")
+	file := filepath.Join(os.TempDir(), "outrelay-demo-page.png")
 	if err := os.WriteFile(file, shot, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +104,38 @@ func TestDemoPage(t *testing.T) {
 		if !strings.Contains(said, "WebSocket connection to") {
 			t.Errorf("the page complains in the console: %q", said)
 		}
+	}
+}
+
+// The command "outrelay demo" as it is started by a stranger: the page it names
+// shows the whole week, its summary has the file's numbers, and Ctrl-C ends it well.
+func TestDemoCommand(t *testing.T) {
+	week, err := demo.Week()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := client(t, outrelay, "demo", "--speed", "100000000")
+	var where struct{ Page string }
+	if err := json.Unmarshal([]byte(command.line(t)), &where); err != nil {
+		t.Fatal(err)
+	}
+	b := openBrowser(t)
+	b.visit(t, where.Page)
+	want := counts{}.add(week)
+	b.counts(t, want)
+	if said := b.said(); len(said) > 0 {
+		t.Errorf("the page complains in the console: %q", said)
+	}
+	summary := fmt.Sprintf(`{"published":%d,"subscribers":{"quakes/**":%d,"quakes/ak":%d,"explosions":%d},"lost":0,"outoforder":0}`,
+		len(week), want.all, want.alaska, want.explosions)
+	if got := command.line(t); got != summary {
+		t.Errorf("the demo prints %s\nwant %s", got, summary)
+	}
+	if err := command.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if status := command.wait(t); status != 0 {
+		t.Errorf("the demo ended with status %d after an interrupt, want 0:\n%s", status, command.errs)
 	}
 }
 

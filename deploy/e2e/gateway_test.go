@@ -236,3 +236,19 @@ func (p *process) line(t *testing.T) string {
 	}
 	return ""
 }
+
+// wait waits until the process ends and returns its exit status.
+func (p *process) wait(t *testing.T) int {
+	t.Helper()
+	for deadline := time.After(patience); ; {
+		select {
+		case _, ok := <-p.lines:
+			if !ok {
+				_ = p.cmd.Wait() // the status says how it ended
+				return p.cmd.ProcessState.ExitCode()
+			}
+		case <-deadline:
+			t.Fatalf("%v still runs after %v:\n%s", p.cmd, patience, p.errs)
+		}
+	}
+}
