@@ -344,8 +344,8 @@ func (p *pump) look(now time.Time) {
 	for g, pt := range p.parties {
 		mark := g.Mark()
 		p.settle(pt, mark)
-		for _, k := range slices.Clone(pt.level) {
-			p.lookAt(k, pt, mark, now)
+		for i := len(pt.level) - 1; i >= 0; i-- { // who leaves is replaced by one that was looked at
+			p.lookAt(pt.level[i], pt, mark, now)
 		}
 	}
 }
