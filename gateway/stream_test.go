@@ -335,20 +335,20 @@ func TestPublishOnStream(t *testing.T) {
 func TestRejected(t *testing.T) {
 	w := start(t, func(_ *gateway.Config, a *access.Config, _ *broker.Config) {
 		a.Namespaces["default"] = access.Namespace{Anonymous: access.Anonymous{
-			Publish: []string{"may"}, Subscribe: []string{"**", "outrelay/**"},
+			Publish: []string{"may/*"}, Subscribe: []string{"**", "outrelay/**"},
 		}}
 	})
 	for _, tt := range []struct{ name, path, message, problem, id string }{
 		{"on a wildcard", "/topics/*", event("R-1"), "name", "R-1"},
 		{"without the right", "/topics/other", event("R-2"), "unauthorized", "R-2"},
 		{"the broker's own topic", "/topics/outrelay/x", event("R-3"), "forbidden", "R-3"},
-		{"no JSON", "/topics/may", `{"id":"R-4",`, "event", "R-4"},
-		{"no event", "/topics/may", `{"id":"R-5"}`, "event", "R-5"},
-		{"no object", "/topics/may", `[` + event("R-6") + `]`, "event", ""},
-		{"an id that is none", "/topics/may", `{"specversion":"1.0","id":7,"source":"/s","type":"t"}`, "event", ""},
-		{"an empty message", "/topics/may", ``, "event", ""},
-		{"a large event", "/topics/may", `{"specversion":"1.0","id":"R-7","source":"/s","type":"t","data":"` + strings.Repeat("x", 1<<20) + `"}`, "too-large", "R-7"},
-		{"2 MiB", "/topics/may", `{"id":"R-8","x":"` + strings.Repeat("x", 2<<20-19) + `"}`, "too-large", "R-8"},
+		{"no JSON", "/topics/may/1", `{"id":"R-4",`, "event", "R-4"},
+		{"no event", "/topics/may/2", `{"id":"R-5"}`, "event", "R-5"},
+		{"no object", "/topics/may/3", `[` + event("R-6") + `]`, "event", ""},
+		{"an id that is none", "/topics/may/4", `{"specversion":"1.0","id":7,"source":"/s","type":"t"}`, "event", ""},
+		{"an empty message", "/topics/may/5", ``, "event", ""},
+		{"a large event", "/topics/may/6", `{"specversion":"1.0","id":"R-7","source":"/s","type":"t","data":"` + strings.Repeat("x", 1<<20) + `"}`, "too-large", "R-7"},
+		{"2 MiB", "/topics/may/7", `{"id":"R-8","x":"` + strings.Repeat("x", 2<<20-19) + `"}`, "too-large", "R-8"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := w.dial(t, tt.path)
@@ -369,7 +369,7 @@ func TestRejected(t *testing.T) {
 				t.Errorf("the notice is no event: %v", err)
 			}
 			// The socket stays.
-			if tt.path == "/topics/may" {
+			if strings.HasPrefix(tt.path, "/topics/may/") {
 				send(t, c, websocket.MessageText, event(tt.name))
 				if e := next(t, c); e.ID != tt.name {
 					t.Errorf("after the rejection: %s", e.raw)
