@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -54,6 +55,14 @@ type Broker struct {
 	cut        cuts                  // of either connection
 	namespaces map[string]*namespace // fixed by Run
 	readers    chan struct{}         // a slot for each reader of the log
+
+	gateway     uint64  // names this run of the broker to others
+	lines       []*line // what subscriptions are delivered on
+	peers       *peers
+	seals       *seals
+	claims      claims
+	lapses      *lapses
+	subscribers atomic.Uint64 // numbers them
 }
 
 // A namespace is a tenant's log, its way in and its way out.
@@ -62,6 +71,8 @@ type namespace struct {
 	rules  rules
 	log    *eventLog
 	writer *writer
+
+	subscriptions *subscriptions
 
 	mu   sync.Mutex
 	feed *feed // nil while nobody subscribes
@@ -74,13 +85,19 @@ func New(c Config) (*Broker, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	return &Broker{
+	b := &Broker{
 		config:     c,
 		logger:     c.Logger,
 		ready:      make(chan struct{}),
 		namespaces: map[string]*namespace{},
 		readers:    make(chan struct{}, c.Limits.LogReaders),
-	}, nil
+		gateway:    newGateway(),
+	}
+	b.peers = newPeers(b)
+	b.seals = &seals{broker: b}
+	b.claims = claims{b}
+	b.lapses = newLapses(b)
+	return b, nil
 }
 
 // Ready is closed once the broker serves.
@@ -112,6 +129,14 @@ func (b *Broker) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeConn(b.feeding)
+	for range lines {
+		l, err := newLine(ctx, b)
+		if err != nil {
+			return err
+		}
+		defer closeConn(l.conn)
+		b.lines = append(b.lines, l)
+	}
 	if b.js, err = jetstream.New(b.conn); err != nil {
 		return err
 	}
@@ -140,7 +165,17 @@ func (b *Broker) Run(ctx context.Context) error {
 		ns.writer.end.Store(&position{end.last, end.accepted})
 		b.namespaces[name] = ns
 		b.start(ns.writer.run)
+		ns.subscriptions = newSubscriptions(b, ns)
+		b.start(ns.subscriptions.undertaker.run)
 	}
+	if err := b.peers.listen(); err != nil {
+		return err
+	}
+	for _, l := range b.lines {
+		b.start(l.run)
+	}
+	b.start(b.lapses.run)
+	b.start(b.claims.run)
 	close(b.ready)
 	<-ctx.Done()
 	return nil

@@ -100,6 +100,9 @@ type Limits struct {
 	PublishQueue int
 	// MaxSubscriptions bounds durable subscriptions of a namespace; default 10,000.
 	MaxSubscriptions int
+	// SubscriberBytes bounds the events that wait in memory for one subscriber of a
+	// durable subscription, half as many again at most; default 2 MiB, at least that.
+	SubscriberBytes int
 }
 
 func (c Config) withDefaults() Config {
@@ -141,6 +144,9 @@ func (r Retention) withDefaults() Retention {
 	return r
 }
 
+// minSubscriberBytes is the least that takes an event of any size.
+const minSubscriberBytes = 2 << 20
+
 // DefaultLimits are the limits where the configuration names none.
 func DefaultLimits() Limits { return Limits{}.withDefaults() }
 
@@ -151,6 +157,7 @@ func (l Limits) withDefaults() Limits {
 	l.LogReaders = cmp.Or(l.LogReaders, 16)
 	l.PublishQueue = cmp.Or(l.PublishQueue, 10_000)
 	l.MaxSubscriptions = cmp.Or(l.MaxSubscriptions, 10_000)
+	l.SubscriberBytes = cmp.Or(l.SubscriberBytes, minSubscriberBytes)
 	return l
 }
 
@@ -185,6 +192,9 @@ func (c Config) validate() error {
 	}
 	if c.Limits.MaxSubscriptions > maxConsumers/2 {
 		fault("limit of subscriptions %d: at most %d", c.Limits.MaxSubscriptions, maxConsumers/2)
+	}
+	if c.Limits.SubscriberBytes < minSubscriberBytes {
+		fault("limit of a subscriber's bytes %d: at least %d", c.Limits.SubscriberBytes, minSubscriberBytes)
 	}
 	for name, ns := range c.Namespaces {
 		if _, err := schemas.ParseSegment("namespace", name); err != nil {

@@ -199,6 +199,7 @@ type record struct {
 	subject  string
 	accepted int64
 	expires  int64 // 0: never
+	header   nats.Header
 	data     []byte
 }
 
@@ -207,7 +208,7 @@ func (r record) expired(now int64) bool { return r.expires != 0 && r.expires <= 
 // newRecord reads a message's headers. stored is its time in the log, for one that
 // outrelay did not write.
 func newRecord(sequence uint64, subject string, header nats.Header, data []byte, stored time.Time) record {
-	r := record{sequence: sequence, subject: subject, data: data}
+	r := record{sequence: sequence, subject: subject, header: header, data: data}
 	if v, err := strconv.ParseInt(header.Get(headerAccepted), 10, 64); err == nil {
 		r.accepted = v
 	} else {

@@ -114,19 +114,27 @@ func (w *writer) begin(ctx context.Context, t schemas.Topic, events []*schemas.E
 	if waiting == 0 {
 		return &Publishing{receipt: Receipt{Accepted: len(events)}}, nil
 	}
-	if err := w.room(ctx, len(events)); err != nil {
+	if err := w.enqueue(ctx, p); err != nil {
 		return nil, err
+	}
+	return &Publishing{publication: p, log: w.namespace.log.id}, nil
+}
+
+// enqueue waits until there is room for a publication and hands it to the writer.
+func (w *writer) enqueue(ctx context.Context, p *publication) error {
+	if err := w.room(ctx, len(p.items)); err != nil {
+		return err
 	}
 	select {
 	case w.queue <- p:
+		return nil
 	case <-ctx.Done():
-		w.leave(len(events))
-		return nil, ctx.Err()
+		w.leave(len(p.items))
+		return ctx.Err()
 	case <-w.broker.ctx.Done():
-		w.leave(len(events))
-		return nil, errDraining()
+		w.leave(len(p.items))
+		return errDraining()
 	}
-	return &Publishing{publication: p, log: w.namespace.log.id}, nil
 }
 
 // Wait is the second half of [Broker.Publish].

@@ -2,6 +2,9 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/outrelay/outrelay/schemas"
@@ -38,7 +41,31 @@ type SubscriptionDelivery struct {
 // waits. A delivery that is not settled within the subscription's AckWait of its
 // arrival at this gateway goes back, and frees its credit.
 type Subscriber struct {
-	options SubscriptionOptions
+	durable   *durable
+	number    uint64 // among this gateway's
+	options   SubscriptionOptions
+	begin     schemas.Cursor
+	credit    int
+	receiving bool          // it is a call of Receive
+	wake      chan struct{} // something happened; holds one
+
+	// Guarded by the durable's lock.
+	closed bool
+	inlet  *inlet      // nil before the first pull
+	pull   uint64      // the number of the newest pull
+	open   int         // deliveries that it may still bring
+	heard  time.Time   // the last sign of life of it
+	came   uint64      // counts the messages that came
+	fault  string      // why pulling must begin anew
+	buffer []*delivery // what came and was not handed out
+	bytes  int         // of it
+	out    int         // unsettled deliveries that were handed out
+	order  uint64      // counts them
+	handed []*delivery // them in order, some of them over
+
+	// Owned by whoever calls Next.
+	renewed time.Time     // when pulling last began anew
+	backoff time.Duration // where that fails at once, again and again
 }
 
 // OpenSubscription opens a durable subscription, and creates it if need be. Close the
@@ -48,7 +75,99 @@ type Subscriber struct {
 // Errors: those of PutSubscription; ErrNotFound where there is none and o names no
 // topics; Allow's.
 func (b *Broker) OpenSubscription(ctx context.Context, namespace, name string, o SubscriberOptions) (*Subscriber, error) {
-	return nil, errNoSubscription()
+	ns, err := b.namespace(namespace)
+	if err != nil {
+		return nil, err
+	}
+	if o.Credit == 0 {
+		o.Credit = DefaultCredit
+	}
+	if o.Credit < 1 || o.Credit > MaxCredit {
+		return nil, schemas.Problemf("parameter", "credit is %d; write 1 to %d.", o.Credit, MaxCredit)
+	}
+	s, err := ns.subscriptions.openSubscriber(ctx, name, o)
+	if err != nil {
+		return nil, b.errStorage("open a subscription", err)
+	}
+	return s, nil
+}
+
+func (s *subscriptions) openSubscriber(ctx context.Context, name string, o SubscriberOptions) (*Subscriber, error) {
+	c, err := s.ensure(ctx, name, o)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.adopt(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	begin, err := s.settledUpTo(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	subscriber := d.newSubscriber(o.Credit, false)
+	subscriber.options, subscriber.begin = c.options(), begin
+	return subscriber, nil
+}
+
+// ensure finds the subscription, or creates it.
+func (s *subscriptions) ensure(ctx context.Context, name string, o SubscriberOptions) (*consumer, error) {
+	if _, err := schemas.ParseSegment("subscription", name); err != nil {
+		return nil, err
+	}
+	wanted, err := o.Subscription.check(s.namespace.rules)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		c, err := s.broker.findConsumer(ctx, s.namespace, name)
+		if errors.Is(err, schemas.ErrNotFound) && o.Subscription.Topics != "" {
+			fresh, err := wanted.fresh()
+			if err != nil {
+				return nil, err
+			}
+			if o.Allow != nil {
+				if err := o.Allow(fresh.options()); err != nil {
+					return nil, err
+				}
+			}
+			c, err = s.create(ctx, name, wanted, o.Start)
+			if errors.Is(err, errExists) {
+				continue // somebody else was first
+			}
+			return c, err
+		}
+		if err != nil {
+			return nil, err
+		}
+		if o.Allow != nil {
+			if err := o.Allow(c.options()); err != nil {
+				return nil, err
+			}
+		}
+		return c, wanted.same(c.definition)
+	}
+}
+
+// settledUpTo is the place up to which the subscription has settled everything.
+func (s *subscriptions) settledUpTo(ctx context.Context, c *consumer) (schemas.Cursor, error) {
+	now, err := s.namespace.log.place(ctx)
+	if err != nil {
+		return schemas.Cursor{}, err
+	}
+	p, err := s.namespace.log.position(ctx, c.info.AckFloor.Stream, now)
+	return schemas.Cursor{Log: now.log, Sequence: p.sequence, Accepted: p.accepted}, err
+}
+
+func (d *durable) newSubscriber(credit int, receiving bool) *Subscriber {
+	s := &Subscriber{
+		durable: d, number: d.broker.subscribers.Add(1), credit: credit, receiving: receiving,
+		wake: make(chan struct{}, 1), fault: faultNew,
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.enter(s)
+	return s
 }
 
 // Options are the subscription's when it was opened.
@@ -56,110 +175,200 @@ func (s *Subscriber) Options() SubscriptionOptions { return s.options }
 
 // Cursor is a place in the log up to which the subscription had settled everything
 // when it was opened.
-func (s *Subscriber) Cursor() schemas.Cursor { return schemas.Cursor{} }
+func (s *Subscriber) Cursor() schemas.Cursor { return s.begin }
 
 // Next waits until something can be handed out and the credit allows it, and returns
-// all that waits, up to max deliveries. The slice is the caller's. The error is ctx's,
-// or a problem: ErrNotFound once the subscription is deleted, ErrDraining, ErrStorage;
-// after the last two Next may be called again.
+// all that waits, up to max deliveries. The slice is the caller's. Where the log can't
+// be used it waits until it can. The error is ctx's, or a problem: ErrNotFound once the
+// subscription is deleted, ErrDraining when the broker stops.
 func (s *Subscriber) Next(ctx context.Context, max int) ([]SubscriptionDelivery, error) {
-	return nil, errNoSubscription()
+	silence := time.NewTimer(time.Hour)
+	defer silence.Stop()
+	for delay := minHeal; ; {
+		if err := s.ended(); err != nil {
+			return nil, err
+		}
+		out, err := s.take(ctx, max)
+		if len(out) > 0 {
+			return out, nil
+		}
+		wait := time.Hour
+		if err == nil {
+			wait, err = s.keepPulling(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.Is(err, schemas.ErrNotFound):
+			return nil, err
+		case err != nil: // it heals by itself
+			wait, delay = delay, min(2*delay, maxHeal)
+		default:
+			delay = minHeal
+		}
+		silence.Reset(wait)
+		select {
+		case <-s.wake:
+		case <-silence.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.durable.broker.ctx.Done():
+			return nil, errDraining()
+		}
+	}
 }
 
-// Settle settles deliveries of the subscription, this subscriber's or another's. It
-// is [Broker.Settle].
-func (s *Subscriber) Settle(ctx context.Context, settlement Settlement) (Settled, error) {
-	return Settled{}, errNoSubscription()
+// How long a subscriber waits after a fault before it tries again.
+const (
+	minHeal = 50 * time.Millisecond
+	maxHeal = time.Second
+)
+
+// ended says why nothing is handed out any more, if so.
+func (s *Subscriber) ended() error {
+	d := s.durable
+	if d.broker.ctx.Err() != nil {
+		return errDraining()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.gone:
+		return schemas.Problemf("not-found", "The subscription was deleted, or had expired.")
+	case s.closed:
+		return errClosed
+	}
+	return nil
 }
 
-// AckUpTo acks the delivery of tag and all unsettled ones that Next returned before
-// it. unknown says that tag is none of this subscriber, or was settled before; in the
-// latter case those before it are acked all the same.
-func (s *Subscriber) AckUpTo(ctx context.Context, tag string) (unknown bool, err error) {
-	return true, errNoSubscription()
+// take hands out what came, as far as the credit goes.
+func (s *Subscriber) take(ctx context.Context, max int) ([]SubscriptionDelivery, error) {
+	d := s.durable
+	var out []SubscriptionDelivery
+	for len(out) == 0 {
+		d.mu.Lock()
+		n := min(max, s.credit-s.out, len(s.buffer))
+		if n <= 0 || s.closed {
+			d.unlock()
+			return nil, nil
+		}
+		taken := slices.Clone(s.buffer[:n])
+		s.buffer = slices.Delete(s.buffer, 0, n)
+		s.out += n // what doesn't pass gives the credit back
+		for _, v := range taken {
+			s.bytes -= len(v.message.Data)
+		}
+		sieve := d.sieve()
+		d.unlock()
+
+		passed, err := sieve.all(ctx, taken)
+		if err != nil { // none of them: they are handed out later
+			d.mu.Lock()
+			for _, v := range slices.Backward(taken) {
+				if v.over {
+					continue
+				}
+				s.out--
+				s.buffer = slices.Insert(s.buffer, 0, v)
+				s.bytes += len(v.message.Data)
+			}
+			d.unlock()
+			return nil, err
+		}
+		out = s.handOut(taken, passed, &sieve)
+	}
+	return out, nil
+}
+
+// handOut settles what did not pass, whose event is nil, and hands out the rest.
+func (s *Subscriber) handOut(taken []*delivery, events [][]byte, sieve *sieve) []SubscriptionDelivery {
+	d := s.durable
+	out := make([]SubscriptionDelivery, 0, len(taken))
+	tags := make([]tag, 0, len(taken))
+	d.mu.Lock()
+	epoch := d.def.Epoch
+	for i, v := range taken {
+		switch {
+		case v.over: // it lapsed just now, or everything was moved
+		case s.closed:
+			d.giveBack(v)
+		case events[i] == nil:
+			d.counts().skipped.Add(1)
+			d.drop(v)
+			d.post(v.subject, "", sendAck)
+		default:
+			v.message = nil
+			s.order++
+			v.order = s.order
+			if s.receiving { // it stays when the receiver goes
+				v.holder = nil
+				s.out--
+			} else {
+				s.handed = append(s.handed, v)
+			}
+			tags = append(tags, tag{
+				owner: d.broker.gateway, epoch: epoch, sequence: v.sequence, attempt: v.attempt,
+				arrived: v.arrived, subscriber: s.number, order: v.order, subject: v.subject,
+			})
+			out = append(out, SubscriptionDelivery{Attempt: int(min(v.attempt, math.MaxInt32)), Event: events[i]})
+			d.counts().delivered.Add(1)
+			if v.attempt > 1 {
+				d.counts().redelivered.Add(1)
+			}
+		}
+	}
+	prefix := d.ackPrefix()
+	s.top()
+	d.unlock()
+	for i := range out {
+		out[i].Tag = tags[i].seal(d.seal, prefix)
+	}
+	return out
+}
+
+// trim forgets what is over of what was handed out. The lock is held.
+func (s *Subscriber) trim() {
+	for len(s.handed) > 0 && s.handed[0].over {
+		s.handed[0] = nil
+		s.handed = s.handed[1:]
+	}
+	if len(s.handed) > 2*s.out+16 {
+		s.handed = slices.DeleteFunc(s.handed, func(v *delivery) bool { return v.over })
+	}
+}
+
+// signal wakes Next.
+func (s *Subscriber) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Close ends the subscriber and wakes a waiting Next. What is unsettled goes back at
 // once, an attempt used; after the last attempt to the dead letters. It doesn't wait
 // for that, and may be called more than once.
-func (s *Subscriber) Close() {}
-
-// ReceiveOptions say what [Broker.Receive] takes.
-type ReceiveOptions struct {
-	Max  int           // 1 to [MaxReceive]
-	Wait time.Duration // at most [MaxReceiveWait]; 0: what is there now
-	// Allow is as in [SubscriberOptions].
-	Allow func(SubscriptionOptions) error
-}
-
-// Receive hands out deliveries without an open session, for plain HTTP: as soon as
-// there are some, up to Max, or none once Wait is over. They are unsettled for AckWait
-// whatever becomes of the caller. If ctx ends first they go back, an attempt used. On
-// an exclusive subscription it counts as a subscriber while it runs.
-func (b *Broker) Receive(ctx context.Context, namespace, name string, o ReceiveOptions) ([]SubscriptionDelivery, error) {
-	return nil, errNoSubscription()
-}
-
-// A Verb is what is done with deliveries (protocol section 5).
-type Verb uint8
-
-// The verbs.
-const (
-	Ack     Verb = iota // it is dealt with
-	Release             // hand it out again, after Settlement.Delay
-	Reject              // to the dead letters, with Settlement.Reason
-	Extend              // restart its AckWait; the tag stays good
-)
-
-// A Settlement settles deliveries by their tags.
-type Settlement struct {
-	Verb   Verb
-	Tags   []string
-	Delay  time.Duration // of Release: 0 to [MaxDelay]
-	Reason string        // of Reject, for people; cleaned and cut to [MaxReason] bytes
-}
-
-// MaxReason bounds the reason of a rejection in bytes.
-const MaxReason = 512
-
-// Settled says what became of each tag, in the order given.
-type Settled struct {
-	Accepted []string
-	// Unknown are those that name no delivery of this life of the subscription, or one
-	// that this gateway knows to be settled, or for any verb but Ack one whose AckWait
-	// is over.
-	Unknown []string
-}
-
-// Settle settles deliveries, on whatever gateway they were handed out. A late ack
-// counts. When it returns, acks are kept as the log is, save for a kill within the
-// next second, and rejected events are stored as dead letters.
-//
-// Errors: ErrNotFound, ErrParameter; ErrStorage, where some may have been settled:
-// settle them again; ctx's.
-func (b *Broker) Settle(ctx context.Context, namespace, name string, settlement Settlement) (Settled, error) {
-	return Settled{}, errNoSubscription()
-}
-
-// SubscriptionCounts count what became of the deliveries of a namespace on this
-// gateway since it started.
-type SubscriptionCounts struct {
-	Delivered   uint64 // attempts handed out
-	Redelivered uint64 // those of them that were no first attempts
-	Acked       uint64
-	Released    uint64
-	Rejected    uint64
-	Extended    uint64
-	Lapsed      uint64 // not settled within AckWait
-	Abandoned   uint64 // unsettled when their subscriber left
-	Skipped     uint64 // events that the filter did not let through, or that had expired
-	DeadLetters uint64 // events stored as dead letters
-	Dropped     uint64 // events dropped for want of a dead-letter topic
-	Requeued    uint64
-	Subscribers int // open now
-}
-
-// SubscriptionCounts returns the counts of a namespace, zero if there is none.
-func (b *Broker) SubscriptionCounts(namespace string) SubscriptionCounts {
-	return SubscriptionCounts{}
+func (s *Subscriber) Close() {
+	d := s.durable
+	d.mu.Lock()
+	if s.closed {
+		d.mu.Unlock()
+		return
+	}
+	s.closed = true
+	s.signal()
+	for _, v := range append(slices.Clone(s.buffer), s.handed...) {
+		if !v.over && !v.settling {
+			d.counts().abandoned.Add(1)
+			d.giveBack(v)
+		}
+	}
+	in, free := s.inlet, false
+	d.leave(s)
+	free = d.claim.held && len(d.subscribers) == 0
+	d.unlock()
+	s.leave(in)
+	if free {
+		d.broker.start(func(ctx context.Context) { d.broker.claims.release(ctx, d) })
+	}
 }

@@ -41,6 +41,7 @@ var limitDocs = map[string]string{
 	"logreaders":       "subscribers that read the log at once because they are behind",
 	"publishqueue":     "events that may wait for the log in a namespace",
 	"maxsubscriptions": "durable subscriptions of a namespace",
+	"subscriberbytes":  "memory for the events that wait for one subscriber of a durable subscription",
 }
 
 func defaultLimits() Limits {

@@ -1,0 +1,214 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/outrelay/outrelay/schemas"
+)
+
+// ReceiveOptions say what [Broker.Receive] takes.
+type ReceiveOptions struct {
+	Max  int           // 1 to [MaxReceive]
+	Wait time.Duration // at most [MaxReceiveWait]; 0: what is there now
+	// Allow is as in [SubscriberOptions].
+	Allow func(SubscriptionOptions) error
+}
+
+// Receive hands out deliveries without an open session, for plain HTTP: as soon as
+// there are some, up to Max, or none once Wait is over. They are unsettled for AckWait
+// whatever becomes of the caller. If ctx ends first they go back, an attempt used. On
+// an exclusive subscription it counts as a subscriber while it runs.
+func (b *Broker) Receive(ctx context.Context, namespace, name string, o ReceiveOptions) ([]SubscriptionDelivery, error) {
+	ns, err := b.namespace(namespace)
+	if err != nil {
+		return nil, err
+	}
+	if o.Max < 1 || o.Max > MaxReceive {
+		return nil, schemas.Problemf("parameter", "max is %d; write 1 to %d.", o.Max, MaxReceive)
+	}
+	if o.Wait < 0 || o.Wait > MaxReceiveWait {
+		return nil, schemas.Problemf("parameter", "wait is %s; write 0s to %s.", o.Wait, MaxReceiveWait)
+	}
+	d, err := ns.subscriptions.find(ctx, name)
+	if err == nil && o.Allow != nil {
+		d.mu.Lock()
+		options := d.def.options()
+		d.mu.Unlock()
+		err = o.Allow(options)
+	}
+	if err != nil {
+		return nil, b.errStorage("receive", err)
+	}
+	out, err := d.receive(ctx, o)
+	if err != nil {
+		return nil, b.errStorage("receive", err)
+	}
+	return out, nil
+}
+
+// receivePatience bounds the look at what is there, beyond the caller's wait: NATS may
+// be slow, and a filter may let nothing through of very much.
+const receivePatience = 2 * time.Second
+
+func (d *durable) receive(ctx context.Context, o ReceiveOptions) ([]SubscriptionDelivery, error) {
+	s := d.newSubscriber(o.Max, true)
+	defer s.Close()
+	until := time.Now().Add(o.Wait)
+	patience := until.Add(receivePatience)
+	for delay := minHeal; ; {
+		standby, err := s.ready(ctx)
+		if err == nil && standby == 0 {
+			out, some, failed := s.receiveNow(ctx, o.Max)
+			if len(out) > 0 {
+				return out, nil
+			}
+			if err = failed; err == nil && !some && time.Now().Before(until) {
+				if out, some, err = s.receiveNext(ctx, o.Max, until); len(out) > 0 {
+					return out, nil
+				}
+			}
+			if err == nil && some && ctx.Err() == nil && time.Now().Before(patience) {
+				continue // what came did not pass; there may be more
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if ended := s.ended(); ended != nil {
+			return nil, ended
+		}
+		now := time.Now()
+		if !now.Before(until) {
+			return nil, err
+		}
+		if err != nil {
+			standby, delay = delay, min(2*delay, maxHeal)
+		}
+		s.await(ctx, earlier(now.Add(standby), until), func() bool { return false })
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// ready makes sure that s can pull; a standby says when to look again whether it may.
+func (s *Subscriber) ready(ctx context.Context) (standby time.Duration, err error) {
+	d := s.durable
+	d.mu.Lock()
+	fault := s.fault
+	d.mu.Unlock()
+	if fault != "" {
+		if err := s.heal(ctx, fault); err != nil {
+			return 0, err
+		}
+	}
+	return d.activate(ctx, s)
+}
+
+// receiveNow hands out what is there. some says that something came, whether it
+// passed or not.
+func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []SubscriptionDelivery, some bool, err error) {
+	came := s.pullOnce(pullRequest{Batch: limit, NoWait: true})
+	if !s.await(ctx, time.Now().Add(receivePatience), func() bool { return s.open == 0 }) {
+		s.durable.mu.Lock()
+		s.fail("no answer")
+		s.durable.mu.Unlock()
+		return nil, false, nats.ErrTimeout
+	}
+	if out, err = s.take(ctx, limit); err == nil {
+		err = s.faulted()
+	}
+	return out, s.cameSince(came), err
+}
+
+// receiveNext waits for something to come and hands it out with what comes at the
+// same time.
+func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time) (out []SubscriptionDelivery, some bool, err error) {
+	d := s.durable
+	r := pullRequest{Batch: limit, Expires: time.Until(until)}
+	if r.Expires <= 0 {
+		return nil, false, nil
+	}
+	if r.Expires > 2*deliverSilence {
+		r.Heartbeat = deliverHeartbeat
+	}
+	came := s.pullOnce(r)
+	for time.Now().Before(until) && ctx.Err() == nil {
+		look := until
+		if r.Heartbeat > 0 {
+			look = earlier(until, time.Now().Add(deliverHeartbeat))
+		}
+		lost := func() bool { return r.Heartbeat > 0 && time.Since(s.heard) > deliverSilence }
+		if s.await(ctx, look, func() bool { return len(s.buffer) > 0 || s.open == 0 || lost() }) {
+			break
+		}
+	}
+	// Nothing may come any more when it has been handed out.
+	d.mu.Lock()
+	in := s.inlet
+	s.inlet, s.open = nil, 0
+	if s.fault == "" {
+		s.fault = faultNew
+	}
+	d.mu.Unlock()
+	d.line.close(ctx, in, receivePatience)
+	if out, err = s.take(ctx, limit); err == nil {
+		err = s.faulted()
+	}
+	return out, s.cameSince(came), err
+}
+
+// faulted says why the pull failed, if it did.
+func (s *Subscriber) faulted() error {
+	s.durable.mu.Lock()
+	defer s.durable.mu.Unlock()
+	if s.fault == "" || s.fault == faultNew {
+		return nil
+	}
+	return errors.New("pull: " + s.fault)
+}
+
+// pullOnce opens a pull and returns how many messages had come before it.
+func (s *Subscriber) pullOnce(r pullRequest) uint64 {
+	s.durable.mu.Lock()
+	defer s.durable.unlock()
+	s.ask(r)
+	return s.came
+}
+
+func (s *Subscriber) cameSince(came uint64) bool {
+	s.durable.mu.Lock()
+	defer s.durable.mu.Unlock()
+	return s.came > came
+}
+
+// await waits until ok, which is called with the lock held, and says whether it was.
+func (s *Subscriber) await(ctx context.Context, until time.Time, ok func() bool) bool {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	for {
+		s.durable.mu.Lock()
+		done := ok()
+		s.durable.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-s.wake:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-s.durable.broker.ctx.Done():
+			return false
+		}
+	}
+}
