@@ -297,7 +297,7 @@ func (f *follower) take(conn connection, last string) error {
 			switch {
 			case err != nil:
 				return fmt.Errorf("%w: %w", errContract, err)
-			case !more:
+			case !more && a.ID != last:
 				return errLeft
 			}
 		}
