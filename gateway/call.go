@@ -21,7 +21,7 @@ type call struct {
 	r         *http.Request
 	control   *http.ResponseController
 	namespace string
-	rest      []string // the decoded segments behind the route's literal ones
+	rest      []string // the decoded segments that the route does not spell out
 	answered  bool
 }
 
@@ -52,7 +52,12 @@ func (c *call) joined(what string) (string, error) {
 
 // authorize asks for a right and returns what the request's credentials allow.
 func (c *call) authorize(action access.Action, topics schemas.TopicFilter) (*access.Grant, error) {
-	grant, err := c.gateway.config.Access.Authorize(c.namespace, c.r, access.Ask{Action: action, Topics: topics})
+	return c.authorizeAll(access.Ask{Action: action, Topics: topics})
+}
+
+// authorizeAll asks for several rights; without asks for any right at all.
+func (c *call) authorizeAll(asks ...access.Ask) (*access.Grant, error) {
+	grant, err := c.gateway.config.Access.Authorize(c.namespace, c.r, asks...)
 	if err != nil {
 		return nil, err
 	}

@@ -21,12 +21,26 @@ import (
 // reaches the client as it is; any other is logged, and the client gets a problem
 // that hides it.
 type Broker interface {
-	// Publish stores events, all or none.
+	// Publish stores events, all or none. Begin is its first half: see there.
 	Publish(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (broker.Receipt, error)
+	Begin(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (*broker.Publishing, error)
 	// Subscribe opens a stream, which stands once it returns.
 	Subscribe(ctx context.Context, namespace string, o broker.StreamOptions) (*broker.Stream, error)
 	// History reads a page of stored events.
 	History(ctx context.Context, namespace string, o broker.HistoryOptions) (broker.HistoryPage, error)
+	// What follows is about durable subscriptions; package broker says what it does.
+	PutSubscription(ctx context.Context, namespace, name string, o broker.SubscriptionOptions, start broker.Start) (created bool, err error)
+	SubscriptionOptions(ctx context.Context, namespace, name string) (broker.SubscriptionOptions, error)
+	Subscription(ctx context.Context, namespace, name string) (broker.Subscription, error)
+	Subscriptions(ctx context.Context, namespace string) ([]broker.Subscription, error)
+	DeleteSubscription(ctx context.Context, namespace, name string) error
+	ReplaySubscription(ctx context.Context, namespace, name string, start broker.Start) error
+	Requeue(ctx context.Context, namespace, name string, cursors []schemas.Cursor) error
+	RequeueAll(ctx context.Context, namespace, name string) (int, error)
+	OpenSubscription(ctx context.Context, namespace, name string, o broker.SubscriberOptions) (*broker.Subscriber, error)
+	Receive(ctx context.Context, namespace, name string, o broker.ReceiveOptions) ([]broker.SubscriptionDelivery, error)
+	Settle(ctx context.Context, namespace, name string, settlement broker.Settlement) (broker.Settled, error)
+	SubscriptionCounts(namespace string) broker.SubscriptionCounts
 	// Promise says in words what an answered publish survives.
 	Promise() string
 }
@@ -68,11 +82,17 @@ type Limits struct {
 	// MaxConnections is how many TCP connections are open at once over both public
 	// listeners; one more is closed at once.
 	MaxConnections int
-	// MaxStreams is how many streams are open at once in a namespace; one more gets 429.
+	// MaxStreams is how many streams, sessions, subscriptions of sessions and long polls
+	// are open at once in a namespace; one more gets 429.
 	MaxStreams int
 	// MaxBodyBytes is how much memory the bodies of all requests and the messages of
 	// all WebSockets take at once; one more gets 429, or a close with 1013.
 	MaxBodyBytes int64
+	// SessionSubscriptions is how many subscriptions a session has open at once.
+	SessionSubscriptions int
+	// SessionRequests is how many requests of a session wait for their answer; while
+	// there are as many no more is read from it.
+	SessionRequests int
 	// HeaderBytes is the longest request head that is read.
 	HeaderBytes int
 	// HeaderTimeout is for the TLS handshake, and for a request's head.
@@ -109,6 +129,8 @@ func (l Limits) withDefaults() Limits {
 	l.MaxConnections = cmp.Or(l.MaxConnections, 50_000)
 	l.MaxStreams = cmp.Or(l.MaxStreams, 50_000)
 	l.MaxBodyBytes = cmp.Or(l.MaxBodyBytes, 256<<20)
+	l.SessionSubscriptions = cmp.Or(l.SessionSubscriptions, 1000)
+	l.SessionRequests = cmp.Or(l.SessionRequests, 256)
 	l.HeaderBytes = cmp.Or(l.HeaderBytes, 32<<10)
 	l.HeaderTimeout = cmp.Or(l.HeaderTimeout, 10*time.Second)
 	l.BodyTimeout = cmp.Or(l.BodyTimeout, 2*time.Minute)
@@ -166,6 +188,8 @@ func (c Config) validate() error {
 		{"maxconnections", int64(l.MaxConnections), 1},
 		{"maxstreams", int64(l.MaxStreams), 1},
 		{"maxbodybytes", l.MaxBodyBytes, schemas.MaxBatch + 1},
+		{"sessionsubscriptions", int64(l.SessionSubscriptions), 1},
+		{"sessionrequests", int64(l.SessionRequests), 1},
 		{"headerbytes", int64(l.HeaderBytes), 16 << 10},
 		{"headertimeout", int64(l.HeaderTimeout), 1},
 		{"bodytimeout", int64(l.BodyTimeout), 1},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -16,8 +17,8 @@ import (
 type Route struct {
 	// Method is the request's; GET answers HEAD as well.
 	Method string
-	// Pattern is the path: literal segments, and last perhaps "{name...}", which
-	// takes the rest, none or more segments.
+	// Pattern is the path: literal segments, "{name}" for any one segment, and last
+	// perhaps "{name...}", which takes the rest, none or more segments.
 	Pattern string
 	// Asks is the right that is asked for, "" on a route that is open to all.
 	Asks string
@@ -40,13 +41,25 @@ func init() { // what routes refers to refers to routes
 		{Method: "POST", Pattern: "/topics/{topic...}", Asks: "publish", Drains: true, handler: (*call).publish},
 		{Method: "GET", Pattern: "/topics/{filter...}", Asks: "subscribe", Drains: true, handler: (*call).subscribe},
 		{Method: "OPTIONS", Pattern: "/topics/{topic...}", Asks: "publish", handler: (*call).topicOptions},
+		{Method: "GET", Pattern: "/connect", Asks: "any right", Drains: true, handler: (*call).connect},
+		{Method: "GET", Pattern: "/subscriptions", Asks: "any right", handler: (*call).listSubscriptions},
+		{Method: "PUT", Pattern: "/subscriptions/{name}", Asks: "the name", Drains: true, handler: about((*call).putSubscription)},
+		{Method: "GET", Pattern: "/subscriptions/{name}", Asks: "the name", handler: about((*call).getSubscription)},
+		{Method: "DELETE", Pattern: "/subscriptions/{name}", Asks: "the name", handler: about((*call).deleteSubscription)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/receive", Asks: "the name", Drains: true, handler: about((*call).receive)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/ack", Asks: "the name", handler: settle(broker.Ack)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/release", Asks: "the name", handler: settle(broker.Release)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/reject", Asks: "the name", handler: settle(broker.Reject)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/extend", Asks: "the name", handler: settle(broker.Extend)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/replay", Asks: "the name", Drains: true, handler: about((*call).replay)},
+		{Method: "POST", Pattern: "/subscriptions/{name}/requeue", Asks: "the name", Drains: true, handler: about((*call).requeue)},
 		{Method: "GET", Pattern: "/.well-known/outrelay", handler: (*call).wellKnown},
 		{Method: "GET", Pattern: "/healthz", handler: (*call).healthz},
 	}
 	for i := range routes {
 		r := &routes[i]
 		r.literals = strings.Split(r.Pattern[1:], "/")
-		if last := len(r.literals) - 1; strings.HasPrefix(r.literals[last], "{") {
+		if last := len(r.literals) - 1; strings.HasSuffix(r.literals[last], "...}") {
 			r.literals, r.rest = r.literals[:last], true
 		}
 	}
@@ -55,7 +68,23 @@ func init() { // what routes refers to refers to routes
 // match says whether the path is one of the route's.
 func (r *Route) match(segments []string) bool {
 	n := len(r.literals)
-	return len(segments) >= n && slices.Equal(segments[:n], r.literals) && (r.rest || len(segments) == n)
+	return len(segments) >= n && slices.EqualFunc(segments[:n], r.literals, fits) && (r.rest || len(segments) == n)
+}
+
+func fits(segment, literal string) bool { return literal[0] == '{' || segment == literal }
+
+// names are the segments of a path of the route that its pattern doesn't spell out.
+func (r *Route) names(segments []string) []string {
+	if r.rest {
+		return segments[len(r.literals):]
+	}
+	var names []string
+	for i, literal := range r.literals {
+		if literal[0] == '{' {
+			names = append(names, segments[i])
+		}
+	}
+	return names
 }
 
 // findRoute returns the route of method and path, nil if there is none. allow lists
@@ -166,13 +195,13 @@ func (c *call) dispatch() error {
 		}
 		return errDraining()
 	}
-	c.rest = segments[len(route.literals):]
+	c.rest = route.names(segments)
 	route.handler(c)
 	return nil
 }
 
 func errNotFound() *schemas.Problem {
-	return schemas.Problemf("not-found", "There is no such address; events are under /topics/.")
+	return schemas.Problemf("not-found", "There is no such address; events are under /topics/, durable subscriptions under /subscriptions/.")
 }
 
 func isDraining(err error) bool {

@@ -136,6 +136,7 @@ func TestAllowNamesTheMethods(t *testing.T) {
 		"/topics/a":             "GET, HEAD, OPTIONS, POST",
 		"/healthz":              "GET, HEAD, OPTIONS",
 		"/.well-known/outrelay": "GET, HEAD, OPTIONS",
+		"/connect":              "GET, HEAD, OPTIONS",
 	} {
 		if got := w.do(t, "DELETE", path, "").header.Get("Allow"); got != want {
 			t.Errorf("DELETE %s: Allow = %q, want %q", path, got, want)
@@ -214,7 +215,7 @@ func TestRoutesAsk(t *testing.T) {
 	})
 	open := []string{"/healthz", "/.well-known/outrelay"}
 	for _, route := range gateway.Routes() {
-		path := strings.NewReplacer("{topic...}", "a", "{filter...}", "a").Replace(route.Pattern)
+		path := strings.NewReplacer("{topic...}", "a", "{filter...}", "a", "{name}", "a").Replace(route.Pattern)
 		if strings.Contains(path, "{") {
 			t.Fatalf("the test does not know how to fill %s", route.Pattern)
 		}
@@ -284,7 +285,7 @@ func TestNegotiate(t *testing.T) {
 }
 
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"/", "/topics/a", "/topics/a/b%2Fc", "//", "/topics//", "/%74opics/a", "/.well-known/outrelay", "/healthz", "*", "", "/topics/%zz", "/topics/%"} {
+	for _, s := range []string{"/", "/topics/a", "/topics/a/b%2Fc", "//", "/topics//", "/%74opics/a", "/.well-known/outrelay", "/connect", "/subscriptions", "/subscriptions/a", "/subscriptions/a%2Fb/ack", "/subscriptions//ack", "/healthz", "*", "", "/topics/%zz", "/topics/%"} {
 		f.Add("GET", s)
 	}
 	f.Fuzz(func(t *testing.T, method, path string) {
@@ -304,7 +305,7 @@ func FuzzPath(f *testing.F) {
 		if pattern != "" && len(allow) == 0 {
 			t.Fatalf("FindRoute(%q, %q) = %q, which allows nothing", method, segments, pattern)
 		}
-		if len(allow) > 0 && segments[0] != "topics" && segments[0] != "healthz" && segments[0] != ".well-known" {
+		if len(allow) > 0 && !slices.Contains([]string{"topics", "connect", "subscriptions", "healthz", ".well-known"}, segments[0]) {
 			t.Fatalf("FindRoute(%q, %q) allows %v", method, segments, allow)
 		}
 	})

@@ -27,15 +27,15 @@ func (g *Gateway) drain() {
 	// From here on publishes and streams get 503, and so does /healthz.
 	g.mu.Lock()
 	g.draining.Store(true)
-	waiting := len(g.flows) > 0
+	waiting := len(g.open) > 0
 	g.mu.Unlock()
 
 	// Every stream says so, and closes at a moment of its own.
-	flows := g.allFlows()
-	spread := min(time.Duration(len(flows))*drainPace, g.config.Limits.DrainTimeout/2)
-	for _, f := range flows {
+	open := g.occupants()
+	spread := min(time.Duration(len(open))*drainPace, g.config.Limits.DrainTimeout/2)
+	for _, o := range open {
 		after := time.Duration(rand.Int64N(int64(spread) + 1))
-		f.drain(began.Add(after), after+rand.N(drainRetry))
+		o.drain(began.Add(after), after+rand.N(drainRetry))
 	}
 
 	// The listeners stay open meanwhile, to say that this gateway is not the one.
@@ -57,15 +57,15 @@ func (g *Gateway) drain() {
 	for _, s := range []*http.Server{g.public, g.plain} {
 		if s.Shutdown(ctx) != nil {
 			g.abandon()
-			for _, f := range g.allFlows() {
-				f.cutOff()
+			for _, o := range g.occupants() {
+				o.cutOff()
 			}
 			s.Close()
 		}
 	}
 	g.abandon()
-	for _, f := range g.allFlows() {
-		f.cutOff()
+	for _, o := range g.occupants() {
+		o.cutOff()
 	}
 	g.tasks.Wait()
 	g.management.Close()

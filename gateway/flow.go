@@ -97,31 +97,16 @@ func newFlow(g *Gateway, namespace string, w way, ask access.Ask, grant *access.
 
 // addFlow takes a place among the namespace's streams, removeFlow gives it back.
 func (g *Gateway) addFlow(f *flow) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case g.draining.Load():
-		return errDraining()
-	case g.streams[f.namespace] >= g.config.Limits.MaxStreams:
-		p := schemas.Problemf("rate", "The namespace has %d streams open, which is its limit.", g.config.Limits.MaxStreams)
-		p.RetryAfter = 5 * time.Second
-		return p
+	err := g.enter(f.namespace, f)
+	if err == nil {
+		g.metrics.opened(f)
 	}
-	g.streams[f.namespace]++
-	g.flows[f] = struct{}{}
-	g.metrics.opened(f)
-	return nil
+	return err
 }
 
 func (g *Gateway) removeFlow(f *flow) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.flows, f)
-	g.streams[f.namespace]--
 	g.metrics.closed(f)
-	if g.draining.Load() && len(g.flows) == 0 {
-		close(g.emptied)
-	}
+	g.leave(f.namespace, f)
 }
 
 // close ends the broker's stream and gives the flow's place back.
@@ -353,13 +338,13 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// watchRights looks at the rights of all streams when the rules change, until the
+// watchRights looks at the rights of all that is open when the rules change, until the
 // gateway's context ends.
 func (g *Gateway) watchRights() {
 	for {
 		changed := g.config.Access.Changed()
-		for _, f := range g.allFlows() {
-			f.recheck()
+		for _, o := range g.occupants() {
+			o.recheck()
 		}
 		select {
 		case <-changed:
@@ -367,16 +352,6 @@ func (g *Gateway) watchRights() {
 			return
 		}
 	}
-}
-
-func (g *Gateway) allFlows() []*flow {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	list := make([]*flow, 0, len(g.flows))
-	for f := range g.flows {
-		list = append(list, f)
-	}
-	return list
 }
 
 // recheck ends the flow if the present rules no longer cover it.

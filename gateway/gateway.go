@@ -55,9 +55,9 @@ type Gateway struct {
 	drainLeast time.Duration // [drainLeast], but for tests
 
 	mu      sync.Mutex
-	flows   map[*flow]struct{} // guarded by mu
-	streams map[string]int     // guarded by mu: open or being opened, by namespace
-	emptied chan struct{}      // closed once a drain has no flow left
+	open    map[occupant]struct{} // guarded by mu
+	streams map[string]int        // guarded by mu: open or being opened, by namespace
+	emptied chan struct{}         // closed once a drain has nothing open left
 }
 
 // New checks the configuration and makes a gateway. It starts nothing. The error
@@ -70,7 +70,7 @@ func New(c Config) (*Gateway, error) {
 	g := &Gateway{
 		config:     c,
 		bodies:     budget{most: c.Limits.MaxBodyBytes},
-		flows:      map[*flow]struct{}{},
+		open:       map[occupant]struct{}{},
 		streams:    map[string]int{},
 		emptied:    make(chan struct{}),
 		drainLeast: drainLeast,

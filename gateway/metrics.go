@@ -21,6 +21,7 @@ type metrics struct {
 	gaps                                      *prometheus.CounterVec // namespace, reason
 	closes                                    *prometheus.CounterVec // namespace, kind, reason
 	streams                                   *prometheus.GaugeVec   // namespace, kind
+	session                                   *sessionMetrics
 }
 
 // newMetrics registers the metrics. Those of the process are added where the
@@ -61,6 +62,10 @@ func newMetrics(registry *prometheus.Registry, g *Gateway) (*metrics, error) {
 	}
 	register(m.publishSeconds)
 	register(m.streams)
+	var sessionErr error
+	if m.session, sessionErr = newSessionMetrics(registry, m); err == nil {
+		err = sessionErr
+	}
 	gauge("connections", "Open TCP connections to the public listeners.", func() float64 { return float64(m.connections.open.Load()) })
 	gauge("body_bytes", "Memory that bodies and messages of clients take now.", func() float64 { return float64(g.bodies.used.Load()) })
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{

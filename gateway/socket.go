@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 	"unicode/utf8"
 
@@ -20,6 +21,7 @@ type socket struct {
 	*frame.Socket
 	bodies  *budget
 	message time.Duration // for one message to arrive
+	longest int64         // message in bytes
 }
 
 // closeWait is how long a client has to answer a Close frame, and to read it.
@@ -29,8 +31,9 @@ const closeWait = 5 * time.Second
 const maxDiscard = 16 << 20
 
 // upgrade completes a WebSocket handshake that has been checked. The protocol, ""
-// for none, is named in the answer. After an error the answer has been written.
-func (c *call) upgrade(protocol string) (*socket, error) {
+// for none, is named in the answer. A message of more than longest bytes closes it.
+// After an error the answer has been written.
+func (c *call) upgrade(protocol string, longest int64) (*socket, error) {
 	l := c.gateway.config.Limits
 	h := c.w.Header()
 	for _, name := range []string{"Cache-Control", "X-Content-Type-Options", "Vary"} {
@@ -43,8 +46,8 @@ func (c *call) upgrade(protocol string) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	ws.SetReadLimit(schemas.MaxStreamMessage)
-	return &socket{Socket: ws, bodies: &c.gateway.bodies, message: l.BodyTimeout}, nil
+	ws.SetReadLimit(longest)
+	return &socket{Socket: ws, bodies: &c.gateway.bodies, message: l.BodyTimeout, longest: longest}, nil
 }
 
 // read returns the next text message. release, which the caller owes, gives its
@@ -90,7 +93,7 @@ func (s *socket) judge(err error) *ending {
 	case s.Broken() != nil:
 		return &ending{reason: connectionLost}
 	case errors.Is(err, websocket.ErrMessageTooBig):
-		return &ending{schemas.CloseTooBig, "a message was longer than 2 MiB"}
+		return &ending{schemas.CloseTooBig, fmt.Sprintf("a message was longer than %d MiB", s.longest>>20)}
 	}
 	return &ending{closeProtocol, "a frame broke the WebSocket protocol"}
 }

@@ -47,7 +47,7 @@ func (c *call) openWebSocket(topics schemas.TopicFilter) error {
 	if topics.Concrete() {
 		s.topic = schemas.Topic(topics)
 	}
-	if s.socket, err = c.upgrade(protocol); err != nil {
+	if s.socket, err = c.upgrade(protocol, schemas.MaxStreamMessage); err != nil {
 		f.close()
 		c.gateway.config.Logger.Debug("upgrade failed", "namespace", c.namespace)
 		return nil
@@ -63,17 +63,11 @@ func (c *call) openWebSocket(topics schemas.TopicFilter) error {
 
 // checkHandshake checks the request against RFC 6455 section 4.2.1.
 func (c *call) checkHandshake() error {
-	h := c.w.Header()
-	upgrade := func(format string, args ...any) error {
-		h.Set("Upgrade", "websocket")
-		h.Set("Sec-WebSocket-Version", "13")
-		return schemas.Problemf("upgrade", format, args...)
-	}
 	if !c.r.ProtoAtLeast(1, 1) || !hasToken(c.r.Header, "Connection", "Upgrade") {
-		return upgrade("The WebSocket handshake arrived without \"Connection: Upgrade\" over HTTP/1.1; a proxy on the way may not let WebSockets through.")
+		return c.wantsUpgrade("The WebSocket handshake arrived without \"Connection: Upgrade\" over HTTP/1.1; a proxy on the way may not let WebSockets through.")
 	}
 	if versions := c.r.Header.Values("Sec-WebSocket-Version"); len(versions) != 1 || versions[0] != "13" {
-		return upgrade("Only version 13 of the WebSocket protocol is spoken.")
+		return c.wantsUpgrade("Only version 13 of the WebSocket protocol is spoken.")
 	}
 	keys := c.r.Header.Values("Sec-WebSocket-Key")
 	if len(keys) != 1 {
@@ -83,6 +77,15 @@ func (c *call) checkHandshake() error {
 		return schemas.Problemf("parameter", "The Sec-WebSocket-Key is not 16 bytes in base64.")
 	}
 	return nil
+}
+
+// wantsUpgrade is the problem "upgrade", with the headers that go with it.
+func (c *call) wantsUpgrade(format string, args ...any) error {
+	if c.r.ProtoMajor == 1 { // HTTP/2 has no such headers
+		c.w.Header().Set("Upgrade", "websocket")
+		c.w.Header().Set("Sec-WebSocket-Version", "13")
+	}
+	return schemas.Problemf("upgrade", format, args...)
 }
 
 // chooseProtocol returns the subprotocol to name in the answer: known if it is

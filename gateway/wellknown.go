@@ -59,7 +59,7 @@ func (c *call) wellKnown() {
 	if g.http != nil {
 		d.Ports = append(d.Ports, g.httpPort)
 	}
-	d.Protocols = append(d.Protocols, "websocket", schemas.SubprotocolCloudEvents)
+	d.Protocols = append(d.Protocols, "websocket", schemas.SubprotocolCloudEvents, schemas.SubprotocolSession)
 	c.answerJSON(http.StatusOK, d)
 }
 

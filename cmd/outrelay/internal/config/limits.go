@@ -21,7 +21,7 @@ type Limits struct {
 // limitDocs says in a line what each limit is. A test holds that none is missing.
 var limitDocs = map[string]string{
 	"maxconnections": "TCP connections open at once on both public addresses",
-	"maxstreams":     "streams open at once in a namespace",
+	"maxstreams":     "streams, sessions, their subscriptions and long polls open at once in a namespace",
 	"maxbodybytes":   "memory for the bodies of all requests and the messages of all WebSockets at once",
 	"headerbytes":    "longest request head",
 	"headertimeout":  "for the TLS handshake, and for a request's head",
@@ -34,6 +34,9 @@ var limitDocs = map[string]string{
 	"draintimeout":   "how long a drain may take in all",
 	"compression":    "true: offer compression (permessage-deflate) to WebSocket clients",
 	"preflightage":   "how long a browser may keep the answer to a CORS preflight",
+
+	"sessionsubscriptions": "subscriptions open at once in a session",
+	"sessionrequests":      "requests of a session without an answer; then no more is read from it",
 
 	"ringbytes":        "memory for the newest events of a namespace",
 	"ringage":          "how long events stay there",
