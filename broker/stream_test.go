@@ -1,6 +1,8 @@
 package broker_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -81,6 +83,48 @@ func TestDuplicatesAreAnsweredWithTheFirstCursor(t *testing.T) {
 	}
 	if got, want := take(t, s, 6), []string{"1", "2", "3", "n1", "n2", "n3"}; !slices.Equal(got, want) {
 		t.Errorf("delivered %v, want %v", got, want)
+	}
+	none(t, b, s, "a")
+}
+
+// Batches with copies at random places, of which the gateway has no memory: every
+// event is stored once, and each answer names its copies.
+func TestCopiesAtRandomPlaces(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 3))
+	dir := t.TempDir()
+	var want []string
+	for round := range 4 {
+		b, stop := start(t, broker.Config{Dir: dir})
+		for range 10 {
+			var batch []string
+			var copies []int
+			for n := range 1 + random.IntN(60) {
+				if known := len(want); known > 0 && random.IntN(3) == 0 {
+					if id := want[random.IntN(known)]; !slices.Contains(batch, id) {
+						batch, copies = append(batch, id), append(copies, len(batch))
+						continue
+					}
+				}
+				batch = append(batch, fmt.Sprintf("r%d-%d-%d", round, len(want), n))
+			}
+			r := publish(t, b, "a", batch...)
+			if !slices.Equal(r.Duplicates, copies) || r.Accepted != len(batch) || !r.Stored || r.Cursor.Sequence == 0 {
+				t.Fatalf("a batch with copies at %v got %+v", copies, r)
+			}
+			for i, id := range batch {
+				if !slices.Contains(copies, i) {
+					want = append(want, id)
+				}
+			}
+		}
+		stop()
+	}
+	b, _ := start(t, broker.Config{Dir: dir})
+	s := subscribe(t, b, broker.StreamOptions{Topics: "a", Start: broker.Start{From: broker.FromEarliest}})
+	if got := take(t, s, len(want)); !slices.Equal(got, want) {
+		t.Error(firstDifference(got, want))
 	}
 	none(t, b, s, "a")
 }

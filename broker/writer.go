@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -190,6 +191,9 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 	}
 	if err := w.commit(ctx, fresh); err != nil {
 		return err
+	}
+	if left := unsettled(fresh); len(left) > 0 {
+		return fmt.Errorf("%d of %d events were neither stored nor known", len(left), len(fresh))
 	}
 	end := *w.end.Load()
 	for _, i := range fresh {
@@ -408,7 +412,7 @@ func (w *writer) probe(ctx context.Context, items []*item) ([]*item, error) {
 	case !isCode(err, codeBatchDuplicate):
 		return nil, cmpErr(err, errors.New("a probe was stored"))
 	case len(items) == 1:
-		return items, nil
+		return slices.Clone(items), nil // the caller's array must not grow
 	}
 	half := len(items) / 2
 	known, err := w.probe(ctx, items[:half])
