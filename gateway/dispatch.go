@@ -22,8 +22,8 @@ type Route struct {
 	Pattern string
 	// Asks is the right that is asked for, "" on a route that is open to all.
 	Asks string
-	// Drains says that it is refused while the gateway drains; an event stream is
-	// told to come back instead.
+	// Drains says that it is refused while the gateway drains; a page's event
+	// stream is told to come back instead.
 	Drains bool
 
 	handler  func(*call)
@@ -189,7 +189,7 @@ func (c *call) dispatch() error {
 		c.w.Header().Set("Allow", strings.Join(allow, ", "))
 		return schemas.Problemf("method", "This address takes %s.", strings.Join(allow, ", "))
 	case route.Drains && c.gateway.draining.Load():
-		if strings.HasPrefix(route.Pattern, "/topics/") && c.wantsSSE() {
+		if strings.HasPrefix(route.Pattern, "/topics/") && c.isEventSource() {
 			c.turnAwaySSE()
 			return nil
 		}

@@ -19,9 +19,12 @@ type sse struct {
 	buf  []byte
 }
 
-// wantsSSE says whether the request is for an event stream.
-func (c *call) wantsSSE() bool {
-	return c.r.Method == http.MethodGet && !hasToken(c.r.Header, "Upgrade", "websocket") && negotiate(c.r.Header) == mediaTypeSSE
+// isEventSource says whether the request is for an event stream and comes from a
+// page: browsers mark what a page asks for with at least one of these headers.
+func (c *call) isEventSource() bool {
+	h := c.r.Header
+	return c.r.Method == http.MethodGet && (h.Get("Origin") != "" || h.Get("Sec-Fetch-Mode") != "") &&
+		!hasToken(h, "Upgrade", "websocket") && negotiate(h) == mediaTypeSSE
 }
 
 // openSSE answers with an event stream and returns when it has ended.
@@ -30,7 +33,7 @@ func (c *call) openSSE(topics schemas.TopicFilter) error {
 		return c.headSSE(topics)
 	}
 	f, err := c.openFlow(topics, waySSE)
-	if isDraining(err) {
+	if isDraining(err) && c.isEventSource() {
 		c.turnAwaySSE()
 		return nil
 	}
@@ -59,8 +62,8 @@ func (c *call) beginSSE() {
 	c.w.WriteHeader(http.StatusOK)
 }
 
-// turnAwaySSE answers a request for an event stream that comes during the drain: with
-// one that says when to come back, and ends. Not with 503, because a browser's
+// turnAwaySSE answers a page's request for an event stream that comes during the
+// drain: with one that says when to come back, and ends. Not with 503, because an
 // EventSource takes every answer but 200 for final and would never come back.
 func (c *call) turnAwaySSE() {
 	c.beginSSE()
