@@ -81,12 +81,21 @@ func (d *durable) finish(sequence uint64) {
 		d.drop(v)
 	}
 	delete(d.delayed, sequence)
+	delete(d.spared, sequence)
 	d.past.add(sequence, 0)
 }
 
 // giveBack ends a delivery that was not settled. The event is handed out again, or
 // is a dead letter if that was its last attempt. The lock is held.
 func (d *durable) giveBack(v *delivery) {
+	if v.message != nil { // it never was handed out: that was no attempt
+		d.drop(v)
+		if len(d.spared) < maxSpared {
+			d.spared[v.sequence]++
+		}
+		d.post(v.subject, "", sendNak)
+		return
+	}
 	d.drop(v)
 	if d.lastAttempt(v.attempt) {
 		d.bury(v.sequence, v.attempt, v.subject, reasonAttempts, nil)
@@ -94,6 +103,9 @@ func (d *durable) giveBack(v *delivery) {
 	}
 	d.post(v.subject, "", sendNak)
 }
+
+// maxSpared bounds the events whose attempts JetStream counts too high.
+const maxSpared = 1024
 
 func (d *durable) lastAttempt(attempt uint64) bool { return attempt >= uint64(d.def.MaxDeliver) }
 

@@ -105,18 +105,22 @@ func (l *line) open(s *Subscriber) (*inlet, error) {
 	return in, nil
 }
 
-// close ends an inlet. When it returns, what was sent to it has been sorted; wait
-// bounds that.
-func (l *line) close(ctx context.Context, in *inlet, wait time.Duration) {
+// stop has NATS send nothing more to an inlet. What is sent on the line afterwards
+// comes after that.
+func (l *line) stop(in *inlet) {
+	if l.conn.IsReconnecting() || in.sub.Drain() != nil {
+		in.sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
+	}
+}
+
+// drain ends an inlet that was stopped. When it returns, what was sent to it has been
+// sorted; wait bounds that.
+func (l *line) drain(ctx context.Context, in *inlet, wait time.Duration) {
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.inlets, in.sub)
 	}()
-	if l.conn.IsReconnecting() || in.sub.Drain() != nil {
-		in.sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if l.conn.FlushWithContext(ctx) != nil {

@@ -100,8 +100,9 @@ func (s *Subscriber) arrive(in *inlet, m *nats.Msg) {
 		return // it was moved: what was handed out before is forgotten
 	}
 	v := &delivery{
-		sequence: meta.Sequence.Stream, attempt: meta.NumDelivered, subject: m.Reply,
-		holder: s, message: m, stored: meta.Timestamp, arrived: time.Now(),
+		sequence: meta.Sequence.Stream, subject: m.Reply,
+		attempt: meta.NumDelivered - min(d.spared[meta.Sequence.Stream], meta.NumDelivered-1),
+		holder:  s, message: m, stored: meta.Timestamp, arrived: time.Now(),
 	}
 	v.since = v.arrived
 	if older := d.handed[v.sequence]; older != nil {
@@ -222,6 +223,7 @@ func (s *Subscriber) renew() error {
 // leave ends an inlet that is used no more; nil is none.
 func (s *Subscriber) leave(in *inlet) {
 	if d := s.durable; in != nil {
-		d.broker.start(func(ctx context.Context) { d.line.close(ctx, in, requestTimeout) })
+		d.line.stop(in)
+		d.broker.start(func(ctx context.Context) { d.line.drain(ctx, in, requestTimeout) })
 	}
 }

@@ -210,15 +210,15 @@ type settling struct {
 	epoch    uint64
 	tags     []tag
 	accepted []bool
-	chosen   map[int]*delivery // by index
-	late     []int             // indexes of acks whose delivery is over
+	chosen   []*delivery // of each tag; nil: none
+	late     []int       // indexes of acks whose delivery is over
 }
 
 // settleHere settles deliveries on this gateway and says which were taken.
 func (d *durable) settleHere(ctx context.Context, settlement Settlement, tags []tag) ([]bool, error) {
 	s := &settling{
 		Settlement: settlement, durable: d, tags: tags,
-		accepted: make([]bool, len(tags)), chosen: map[int]*delivery{},
+		accepted: make([]bool, len(tags)), chosen: make([]*delivery, len(tags)),
 	}
 	if err := s.choose(ctx); err != nil {
 		s.giveUp()
@@ -307,22 +307,33 @@ func (s *settling) giveUp() {
 	d.mu.Lock()
 	defer d.unlock()
 	for _, v := range s.chosen {
+		if v == nil {
+			continue
+		}
 		v.settling = false
 		if v.holder != nil && v.holder.closed && !v.over {
 			d.counts().abandoned.Add(1)
 			d.giveBack(v)
 		}
 	}
-	if len(s.chosen) > 0 {
-		d.broker.lapses.schedule(d, time.Now())
+	d.broker.lapses.schedule(d, time.Now())
+}
+
+func every(*delivery) bool { return true }
+
+// notes are the same one about some of the deliveries.
+func (s *settling) notes(payload []byte, which func(*delivery) bool) []note {
+	notes := make([]note, 0, len(s.chosen))
+	for _, v := range s.chosen {
+		if v != nil && which(v) {
+			notes = append(notes, note{v.sequence, v.subject, payload})
+		}
 	}
+	return notes
 }
 
 func (s *settling) ack(ctx context.Context) error {
-	var notes []note
-	for _, v := range s.chosen {
-		notes = append(notes, note{v.sequence, v.subject, sendAck})
-	}
+	notes := s.notes(sendAck, every)
 	for _, i := range s.late {
 		notes = append(notes, note{s.tags[i].sequence, s.tags[i].subject, sendAck})
 	}
@@ -335,8 +346,10 @@ func (s *settling) ack(ctx context.Context) error {
 	defer d.unlock()
 	var late []uint64
 	for i, v := range s.chosen {
-		s.accepted[i] = !forgotten[v.sequence]
-		d.drop(v)
+		if v != nil {
+			s.accepted[i] = !forgotten[v.sequence]
+			d.drop(v)
+		}
 	}
 	for _, i := range s.late {
 		s.accepted[i] = !forgotten[s.tags[i].sequence]
@@ -362,13 +375,8 @@ func (s *settling) release(ctx context.Context) error {
 	if s.Delay > 0 {
 		payload = fmt.Appendf(nil, `-NAK {"delay":%d}`, s.Delay)
 	}
-	var notes []note
 	d.mu.Lock()
-	for _, v := range s.chosen {
-		if !d.lastAttempt(v.attempt) {
-			notes = append(notes, note{v.sequence, v.subject, payload})
-		}
-	}
+	notes := s.notes(payload, func(v *delivery) bool { return !d.lastAttempt(v.attempt) })
 	d.mu.Unlock()
 	until := time.Now().Add(s.Delay)
 	if _, err := d.tell(ctx, s.epoch, notes); err != nil {
@@ -377,6 +385,9 @@ func (s *settling) release(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.unlock()
 	for i, v := range s.chosen {
+		if v == nil {
+			continue
+		}
 		s.accepted[i] = true
 		d.counts().released.Add(1)
 		if v.over { // handed out again already, here
@@ -397,10 +408,7 @@ func (s *settling) release(ctx context.Context) error {
 
 func (s *settling) extend(ctx context.Context) error {
 	d := s.durable
-	var notes []note
-	for _, v := range s.chosen {
-		notes = append(notes, note{v.sequence, v.subject, sendProgress})
-	}
+	notes := s.notes(sendProgress, every)
 	since := time.Now()
 	if _, err := d.tell(ctx, s.epoch, notes); err != nil {
 		return err
@@ -408,7 +416,7 @@ func (s *settling) extend(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.unlock()
 	for i, v := range s.chosen {
-		if v.over {
+		if v == nil || v.over {
 			continue
 		}
 		s.accepted[i] = true
@@ -431,8 +439,10 @@ func (s *settling) reject(ctx context.Context) error {
 	buried := map[int]chan error{}
 	d.mu.Lock()
 	for i, v := range s.chosen {
-		buried[i] = make(chan error, 1)
-		d.bury(v.sequence, v.attempt, v.subject, reason, buried[i])
+		if v != nil {
+			buried[i] = make(chan error, 1)
+			d.bury(v.sequence, v.attempt, v.subject, reason, buried[i])
+		}
 	}
 	d.unlock()
 	var failed error

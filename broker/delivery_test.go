@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -234,4 +235,27 @@ func TestAckUpTo(t *testing.T) {
 	again, short := handed(t, first, 1)
 	equal(t, "what was after it", short, []string{"e4/2"})
 	settle(t, b, "s", broker.Ack, again...)
+}
+
+// What came for a subscriber that left before Next returned it was no attempt.
+func TestOnlyHandingOutIsAnAttempt(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	options := dying("a")
+	options.AckWait, options.MaxDeliver = 30*time.Second, 1
+	s := open(t, b, "s", broker.SubscriberOptions{Subscription: options, Credit: 5})
+	publish(t, b, "a", ids("e", 1, 5)...)
+	some, _ := handed(t, s, 1)
+	await(t, "arrival of the rest", func() bool {
+		state, err := b.Subscription(limited(t), ns, "s")
+		return err == nil && state.Unsettled == 5
+	})
+	settle(t, b, "s", broker.Ack, some...)
+	s.Close()
+	all, short := handed(t, open(t, b, "s", broker.SubscriberOptions{}), 4)
+	slices.Sort(short)
+	equal(t, "left to the next one", short, ids("e", 2, 5))
+	settle(t, b, "s", broker.Ack, all...)
+	if c := b.SubscriptionCounts(ns); c.Abandoned+c.DeadLetters+c.Redelivered != 0 {
+		t.Errorf("SubscriptionCounts = %+v", c)
+	}
 }

@@ -60,11 +60,14 @@ func (s *subscriptions) requeue(ctx context.Context, name string, cursors []sche
 	seen := map[uint64]bool{}
 	var sequences []uint64
 	for _, c := range cursors {
-		r, err := log.at(ctx, c.Sequence)
+		r, err := record{}, errGone
+		if c.Log == now.log && c.Sequence > 0 && c.Sequence <= now.last {
+			r, err = log.at(ctx, c.Sequence)
+		}
 		if err != nil && !errors.Is(err, errGone) {
 			return err
 		}
-		if err != nil || c.Log != now.log || r.accepted != c.Accepted || !d.isDead(r) {
+		if err != nil || r.accepted != c.Accepted || !d.isDead(r) {
 			return schemas.Problemf("cursor", "The cursor %s is no dead letter of this subscription. Take the relaycursor of one, as its dead-letter topic has it.", c)
 		}
 		if !seen[c.Sequence] {

@@ -357,17 +357,24 @@ func (s *Subscriber) Close() {
 	}
 	s.closed = true
 	s.signal()
+	in, free := s.inlet, false
+	s.inlet = nil
+	d.mu.Unlock()
+	s.leave(in) // first, for nothing must go back to where it came from
+	d.mu.Lock()
 	for _, v := range append(slices.Clone(s.buffer), s.handed...) {
 		if !v.over && !v.settling {
-			d.counts().abandoned.Add(1)
+			if v.message == nil {
+				d.counts().abandoned.Add(1)
+			}
 			d.giveBack(v)
 		}
 	}
-	in, free := s.inlet, false
+	d.unlock()
+	d.mu.Lock() // whoever is next asks after that
 	d.leave(s)
 	free = d.claim.held && len(d.subscribers) == 0
 	d.unlock()
-	s.leave(in)
 	if free {
 		d.broker.start(func(ctx context.Context) { d.broker.claims.release(ctx, d) })
 	}

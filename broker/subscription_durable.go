@@ -41,6 +41,7 @@ type durable struct {
 	ages        []aging              // of handed, the oldest first
 	past        past                 // what was settled
 	delayed     map[uint64]time.Time // released, until when
+	spared      map[uint64]uint64    // what came and was not handed out, how often
 	burying     map[uint64]*burial   // on the way to the dead letters
 	lasts       map[string]uint64    // the last sequence of a topic up to def.LastUpTo
 	claim       claim                // of an exclusive subscription
@@ -113,6 +114,7 @@ func (d *durable) forget() {
 		s.buffer, s.bytes, s.out, s.order, s.handed = nil, 0, 0, 0, nil
 	}
 	d.ages, d.past, d.delayed, d.burying, d.lasts = nil, past{}, map[uint64]time.Time{}, map[uint64]*burial{}, nil
+	d.spared = map[uint64]uint64{}
 }
 
 // end says that the subscription is no more.
@@ -249,7 +251,7 @@ func (s *subscriptions) adopt(ctx context.Context, c *consumer) (*durable, error
 			broker: s.broker, namespace: s.namespace, subscriptions: s, name: c.name, life: c.Life,
 			line: s.broker.lines[c.Life%uint64(len(s.broker.lines))], seal: seal,
 			def: c.definition, used: time.Now(),
-			handed: map[uint64]*delivery{}, delayed: map[uint64]time.Time{}, burying: map[uint64]*burial{},
+			handed: map[uint64]*delivery{}, delayed: map[uint64]time.Time{}, spared: map[uint64]uint64{}, burying: map[uint64]*burial{},
 		}
 		s.durables[c.name] = d
 	}

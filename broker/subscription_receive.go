@@ -118,10 +118,7 @@ func (s *Subscriber) ready(ctx context.Context) (standby time.Duration, err erro
 func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []SubscriptionDelivery, some bool, err error) {
 	came := s.pullOnce(pullRequest{Batch: limit, NoWait: true})
 	if !s.await(ctx, time.Now().Add(receivePatience), func() bool { return s.open == 0 }) {
-		s.durable.mu.Lock()
-		s.fail("no answer")
-		s.durable.mu.Unlock()
-		return nil, false, nats.ErrTimeout
+		return nil, false, s.unanswered()
 	}
 	if out, err = s.take(ctx, limit); err == nil {
 		err = s.faulted()
@@ -129,48 +126,48 @@ func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []Subscript
 	return out, s.cameSince(came), err
 }
 
-// receiveNext waits for something to come and hands it out with what comes at the
-// same time.
+// receiveNext waits for something to come and hands it out with what else is there
+// then. It asks for one: a pull that is given up may have been given something.
 func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time) (out []SubscriptionDelivery, some bool, err error) {
-	d := s.durable
-	r := pullRequest{Batch: limit, Expires: time.Until(until)}
-	if r.Expires <= 0 {
-		return nil, false, nil
-	}
+	r := pullRequest{Batch: 1, Expires: max(time.Until(until), time.Millisecond)}
 	if r.Expires > 2*deliverSilence {
 		r.Heartbeat = deliverHeartbeat
 	}
 	came := s.pullOnce(r)
-	for time.Now().Before(until) && ctx.Err() == nil {
-		look := until
-		if r.Heartbeat > 0 {
-			look = earlier(until, time.Now().Add(deliverHeartbeat))
-		}
+	for end := until.Add(receivePatience); ; {
 		lost := func() bool { return r.Heartbeat > 0 && time.Since(s.heard) > deliverSilence }
-		if s.await(ctx, look, func() bool { return len(s.buffer) > 0 || s.open == 0 || lost() }) {
+		if s.await(ctx, earlier(end, time.Now().Add(deliverHeartbeat)), func() bool { return s.open == 0 || lost() }) {
 			break
 		}
+		if ctx.Err() != nil || !time.Now().Before(end) {
+			return nil, false, s.unanswered()
+		}
 	}
-	// Nothing may come any more when it has been handed out.
-	d.mu.Lock()
-	in := s.inlet
-	s.inlet, s.open = nil, 0
-	if s.fault == "" {
-		s.fault = faultNew
-	}
-	d.mu.Unlock()
-	d.line.close(ctx, in, receivePatience)
 	if out, err = s.take(ctx, limit); err == nil {
 		err = s.faulted()
 	}
+	if len(out) == 1 && limit > 1 {
+		more, _, failed := s.receiveNow(ctx, limit-1)
+		if out = append(out, more...); failed != nil && ctx.Err() == nil {
+			s.durable.broker.logger.Debug("receive", "subscription", s.durable.name, "error", failed)
+		}
+	}
 	return out, s.cameSince(came), err
+}
+
+// unanswered gives a pull up.
+func (s *Subscriber) unanswered() error {
+	s.durable.mu.Lock()
+	defer s.durable.mu.Unlock()
+	s.fail("no answer")
+	return nats.ErrTimeout
 }
 
 // faulted says why the pull failed, if it did.
 func (s *Subscriber) faulted() error {
 	s.durable.mu.Lock()
 	defer s.durable.mu.Unlock()
-	if s.fault == "" || s.fault == faultNew {
+	if s.fault == "" {
 		return nil
 	}
 	return errors.New("pull: " + s.fault)

@@ -1,0 +1,129 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/outrelay/outrelay/broker"
+	"github.com/outrelay/outrelay/schemas"
+)
+
+func TestReceive(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	put(t, b, "s", broker.SubscriptionOptions{Topics: "a", AckWait: 500 * time.Millisecond}, broker.Start{})
+	for _, o := range []broker.ReceiveOptions{{}, {Max: 101}, {Max: 1, Wait: -1}, {Max: 1, Wait: 61 * time.Second}} {
+		if _, err := b.Receive(limited(t), ns, "s", o); !errors.Is(err, schemas.ErrParameter) {
+			t.Errorf("Receive(%+v): %v, want ErrParameter", o, err)
+		}
+	}
+	if _, err := b.Receive(limited(t), ns, "none", broker.ReceiveOptions{Max: 1}); !errors.Is(err, schemas.ErrNotFound) {
+		t.Errorf("Receive of none: %v", err)
+	}
+	began := time.Now()
+	if _, short := receive(t, b, "s", 10, 0); len(short) > 0 {
+		t.Errorf("received %v of nothing", short)
+	}
+	within(t, "no wait", began, 0, 200*time.Millisecond)
+	began = time.Now()
+	if _, short := receive(t, b, "s", 10, 300*time.Millisecond); len(short) > 0 {
+		t.Errorf("received %v of nothing", short)
+	}
+	within(t, "a wait of 300ms", began, 300*time.Millisecond, 700*time.Millisecond)
+
+	publish(t, b, "a", ids("e", 1, 15)...)
+	some, short := receive(t, b, "s", 10, time.Minute)
+	equal(t, "received", short, ids("e", 1, 10))
+	rest, short := receive(t, b, "s", 10, 0)
+	equal(t, "received next", short, ids("e", 11, 15))
+	settle(t, b, "s", broker.Ack, some...)
+	settle(t, b, "s", broker.Release, rest[:2]...)
+	rest, short = receive(t, b, "s", 100, time.Minute)
+	equal(t, "released", short, []string{"e11/2", "e12/2"})
+	settle(t, b, "s", broker.Ack, rest...)
+	rest, short = receive(t, b, "s", 100, time.Minute)
+	slices.Sort(short)
+	if len(short) == 0 || short[0] != "e13/2" {
+		t.Errorf("lapsed: received %v", short)
+	}
+	for len(short) < 3 {
+		more, ids := receive(t, b, "s", 100, time.Minute)
+		rest, short = append(rest, more...), append(short, ids...)
+	}
+	slices.Sort(short)
+	equal(t, "lapsed", short, []string{"e13/2", "e14/2", "e15/2"})
+	settle(t, b, "s", broker.Ack, rest...)
+
+	// It answers as soon as something comes.
+	done := make(chan []string)
+	go func() {
+		_, short := receive(t, b, "s", 10, time.Minute)
+		done <- short
+	}()
+	await(t, "a waiting receiver", func() bool {
+		publish(t, b, "b", "other")
+		return true
+	})
+	began = time.Now()
+	publish(t, b, "a", "late")
+	equal(t, "received at once", <-done, []string{"late"})
+	within(t, "the answer", began, 0, 300*time.Millisecond)
+}
+
+// A receiver that leaves while it waits costs nobody an attempt, and receivers share
+// with subscribers: each event goes to one.
+func TestReceiversCompete(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	put(t, b, "s", broker.SubscriptionOptions{Topics: "a"}, broker.Start{})
+	for range 20 {
+		ctx, cancel := context.WithTimeout(limited(t), 5*time.Millisecond)
+		if all, err := b.Receive(ctx, ns, "s", broker.ReceiveOptions{Max: 10, Wait: time.Minute}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Receive that was left = %v, %v", all, err)
+		}
+		cancel()
+	}
+	want := ids("e", 1, 100)
+	var mu sync.Mutex
+	var short []string
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			for {
+				some, ids := receive(t, b, "s", 7, time.Second)
+				if len(ids) == 0 {
+					return
+				}
+				settle(t, b, "s", broker.Ack, some...)
+				mu.Lock()
+				short = append(short, ids...)
+				mu.Unlock()
+			}
+		})
+	}
+	publish(t, b, "a", want...)
+	all.Wait()
+	slices.SortFunc(short, func(a, b string) int { return slices.Index(want, a) - slices.Index(want, b) })
+	equal(t, "all receivers together", short, want)
+}
+
+// A receiver gets past what the filter doesn't let through.
+func TestReceiveFilters(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	put(t, b, "s", broker.SubscriptionOptions{Topics: "a", Filter: `{"prefix":{"id":"yes"}}`}, broker.Start{})
+	publish(t, b, "a", ids("no", 1, 500)...)
+	publish(t, b, "a", "yes")
+	publish(t, b, "a", ids("no", 501, 600)...)
+	_, short := receive(t, b, "s", 10, 0)
+	equal(t, "without a wait", short, []string{"yes"})
+	began := time.Now()
+	if _, short := receive(t, b, "s", 10, 200*time.Millisecond); len(short) > 0 {
+		t.Errorf("received %v", short)
+	}
+	within(t, "a wait of 200ms", began, 200*time.Millisecond, 600*time.Millisecond)
+	if state, err := b.Subscription(limited(t), ns, "s"); err != nil || state.Pending != 0 || state.Unsettled != 1 {
+		t.Errorf("Subscription = %+v, %v", state, err)
+	}
+}
