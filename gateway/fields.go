@@ -297,6 +297,9 @@ func (f *fields) durable() (o broker.SubscriptionOptions, err error) {
 			if topic, err = schemas.ParseTopic(name); err != nil {
 				return o, err
 			}
+			if topic.Notices() {
+				return o, schemas.Problemf("parameter", "The field \"deadletter\" is one of the broker's own topics; take another.")
+			}
 		}
 		o.DeadLetter = &topic
 	}
