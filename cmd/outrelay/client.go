@@ -136,7 +136,12 @@ func secret(flag, file string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", flag, err)
 	}
-	s := strings.TrimSpace(string(b))
+	return oneLine(flag, file, b)
+}
+
+// oneLine is the one line of text that a file must hold.
+func oneLine(flag, file string, content []byte) (string, error) {
+	s := strings.TrimSpace(string(content))
 	if s == "" || strings.ContainsAny(s, "\r\n") {
 		return "", fmt.Errorf("%s: %s must hold one line", flag, file)
 	}

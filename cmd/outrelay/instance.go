@@ -129,11 +129,16 @@ func (i *instance) access(c *config.Config) (access.Config, error) {
 	if err != nil {
 		return who, fmt.Errorf("root key: %w", err)
 	}
+	withRootKey(&who, secret)
+	i.ready.KeyName, i.ready.KeyFile = rootKey, file
+	return who, nil
+}
+
+// withRootKey adds the root key to namespace default.
+func withRootKey(who *access.Config, secret access.Secret) {
 	ns := who.Namespaces[broker.DefaultNamespace]
 	ns.Keys = []access.Key{{Name: rootKey, Primary: secret, Rights: []string{"send", "listen", "manage"}}}
 	who.Namespaces[broker.DefaultNamespace] = ns
-	i.ready.KeyName, i.ready.KeyFile = rootKey, file
-	return who, nil
 }
 
 // tls is where the certificates of HTTPS come from; nil without HTTPS.

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -39,6 +40,15 @@ func (c Rights) parse() (r rights, wrong string) {
 		return rights{}, f.all[0].Error()
 	}
 	return r, ""
+}
+
+// Validate returns nil if every name is one that a token may hold. The error says
+// which is not, and why.
+func (c Rights) Validate() error {
+	if _, wrong := c.parse(); wrong != "" {
+		return errors.New(wrong)
+	}
+	return nil
 }
 
 // export returns a copy.

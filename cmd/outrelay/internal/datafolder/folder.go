@@ -19,6 +19,9 @@ import (
 // ErrInUse is the error of [Open] while another process has the folder.
 var ErrInUse = errors.New("another gateway uses it")
 
+// RootKeyFile is the name of the root key's file in a data folder.
+const RootKeyFile = "root.key"
+
 // A Folder is a data folder that this process alone uses. Make one with [Open].
 type Folder struct {
 	dir  string
@@ -61,7 +64,7 @@ func (f *Folder) Close() error { return f.lock.Close() }
 // RootKey returns the file that holds the root key, 256 random bits in base64, and
 // makes it with mode 0600 if it is not there.
 func (f *Folder) RootKey() (file string, err error) {
-	file = filepath.Join(f.dir, "root.key")
+	file = filepath.Join(f.dir, RootKeyFile)
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, err
 	}
