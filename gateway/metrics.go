@@ -21,6 +21,7 @@ type metrics struct {
 	gaps                                      *prometheus.CounterVec // namespace, reason
 	closes                                    *prometheus.CounterVec // namespace, kind, reason
 	streams                                   *prometheus.GaugeVec   // namespace, kind
+	polls                                     *prometheus.GaugeVec   // namespace
 	session                                   *sessionMetrics
 }
 
@@ -62,6 +63,11 @@ func newMetrics(registry *prometheus.Registry, g *Gateway) (*metrics, error) {
 	}
 	register(m.publishSeconds)
 	register(m.streams)
+	m.polls = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "outrelay", Name: "polls", Help: "Requests that wait for deliveries of a durable subscription.",
+	}, []string{"namespace"})
+	register(m.polls)
+	register(newSubscriptionMetrics(g.config))
 	var sessionErr error
 	if m.session, sessionErr = newSessionMetrics(registry, m); err == nil {
 		err = sessionErr

@@ -79,7 +79,11 @@ func (c *call) receive(name string, grant *access.Grant) error {
 	if err := g.enter(c.namespace, p); err != nil {
 		return err
 	}
-	defer g.leave(c.namespace, p)
+	g.metrics.polls.WithLabelValues(c.namespace).Inc()
+	defer func() {
+		g.metrics.polls.WithLabelValues(c.namespace).Dec()
+		g.leave(c.namespace, p)
+	}()
 	deliveries, err := g.config.Broker.Receive(ctx, c.namespace, name, broker.ReceiveOptions{
 		Max: most, Wait: wait, Allow: p.allow,
 	})
