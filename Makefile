@@ -53,7 +53,7 @@ fuzz:
 		tests=$$(go test -list . $$pkg); \
 		for target in $$(sed -n '/^Fuzz/p' <<<"$$tests"); do \
 			found=$$((found + 1)); echo "== $$pkg $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg; \
 		done; \
 	done; \
 	[ $$found -gt 0 ] || { echo "make fuzz: no target found"; exit 1; }; \
