@@ -96,7 +96,9 @@ func newFeed(b *Broker, ns *namespace, at place) (*feed, error) {
 		idle:  time.Now(),
 	}
 	var err error
-	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", f.takeLive)
+	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", func(m *nats.Msg) {
+		f.takeLive(subjectTopic(livePrefix, ns.name, m.Subject), m.Data)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -180,13 +182,12 @@ func (v *view) signal() {
 }
 
 // takeLive takes in an event that is not stored.
-func (f *feed) takeLive(m *nats.Msg) {
-	topic := subjectTopic(livePrefix, f.namespace.name, m.Subject)
+func (f *feed) takeLive(topic schemas.Topic, json []byte) {
 	f.take(&entry{
 		at:    time.Now(),
 		topic: topic,
-		json:  schemas.AppendDelivered(make([]byte, 0, len(m.Data)+len(topic)+32), m.Data, topic, nil),
-	}, m.Data)
+		json:  schemas.AppendDelivered(make([]byte, 0, len(json)+len(topic)+32), json, topic, nil),
+	}, json)
 }
 
 // takeStored takes in an event of the log.

@@ -85,11 +85,23 @@ func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.E
 		if expiry := e.Expiry(); !expiry.IsZero() && !expiry.After(now) {
 			continue
 		}
-		if err := b.conn.Publish(subject, e.JSON()); err != nil {
+		if b.server != nil { // nobody else can be listening
+			ns.takeLive(t, e.JSON())
+		} else if err := b.conn.Publish(subject, e.JSON()); err != nil {
 			return Receipt{}, b.errStorage("publish live", err)
 		}
 	}
 	return Receipt{Accepted: len(events)}, nil
+}
+
+// takeLive hands an event that is not stored to this gateway's subscribers.
+func (ns *namespace) takeLive(t schemas.Topic, json []byte) {
+	ns.mu.Lock()
+	f := ns.feed
+	ns.mu.Unlock()
+	if f != nil {
+		f.takeLive(t, json)
+	}
 }
 
 // A Publishing is a publish that has begun: see [Broker.Begin].

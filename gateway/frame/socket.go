@@ -48,7 +48,9 @@ type Socket struct {
 	gone     atomic.Bool
 
 	// Owned by the reader.
-	early     []byte    // came with the handshake
+	early     []byte    // came with the handshake, or was read ahead
+	ahead     *[]byte   // what early lies in, if it was read ahead
+	busy      bool      // the last read filled its buffer: more is waiting
 	messageBy time.Time // when the message being read must be here; zero between messages
 	broken    error     // of the connection, not of what came over it
 
@@ -159,6 +161,12 @@ func (c *coderConn) Write(b []byte) (int, error) { return len(b), c.socket.contr
 // Close does nothing: the socket's owner closes, after its Close frame was read.
 func (c *coderConn) Close() error { return nil }
 
+// readAhead is how much is read at a time from a client that sends faster than
+// coder's buffer is emptied.
+const readAhead = 32 << 10
+
+var readAheads = sync.Pool{New: func() any { b := make([]byte, readAhead); return &b }}
+
 // Sign notes a sign of life: a frame was received.
 func (s *Socket) Sign() {
 	s.mu.Lock()
@@ -173,9 +181,32 @@ func (s *Socket) read(c net.Conn, b []byte) (int, error) {
 		n := copy(b, s.early)
 		if s.early = s.early[n:]; len(s.early) == 0 {
 			s.early = nil
+			if s.ahead != nil { // nothing is held while the socket waits
+				readAheads.Put(s.ahead)
+				s.ahead = nil
+			}
 		}
 		return n, nil
 	}
+	if s.busy {
+		s.ahead = readAheads.Get().(*[]byte)
+		n, err := s.readSocket(c, *s.ahead)
+		s.busy = n == len(*s.ahead)
+		if n == 0 {
+			readAheads.Put(s.ahead)
+			s.ahead = nil
+			return 0, err
+		}
+		s.early = (*s.ahead)[:n]
+		return s.read(c, b)
+	}
+	n, err := s.readSocket(c, b)
+	s.busy = n == len(b) && n >= readBuffer
+	return n, err
+}
+
+// readSocket reads from the connection itself.
+func (s *Socket) readSocket(c net.Conn, b []byte) (int, error) {
 	for {
 		deadline, ok := s.readDeadline()
 		if !ok {
