@@ -43,6 +43,8 @@ type Broker struct {
 	ready chan struct{}   // closed once the fields below are set
 	ctx   context.Context // Run's; ends all tasks
 
+	reloading sync.Mutex // held by one Reload at a time
+
 	starting sync.Mutex
 	closing  bool           // guarded by starting
 	tasks    sync.WaitGroup // every goroutine of the broker but Run's own
@@ -68,7 +70,7 @@ type Broker struct {
 // A namespace is a tenant's log, its way in and its way out.
 type namespace struct {
 	name   string
-	rules  rules
+	rules  *rulebook
 	log    *eventLog
 	writer *writer
 
@@ -152,7 +154,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		b.starting.Unlock()
 	}()
 	for _, name := range b.config.namespaces() {
-		ns := &namespace{name: name, rules: newRules(b.config.Namespaces[name])}
+		ns := &namespace{name: name, rules: newRulebook(newRules(b.config.Namespaces[name]))}
 		ns.log = newEventLog(b, name, ns.rules)
 		if err := ns.log.open(ctx); err != nil {
 			return fmt.Errorf("log of namespace %s: %w", name, err)

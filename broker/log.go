@@ -38,13 +38,13 @@ type eventLog struct {
 	broker    *Broker
 	namespace string
 	stream    string
-	rules     rules
+	rules     *rulebook
 	places    shared[place]
 	id        uint64       // of the log that open found
 	fullAt    atomic.Int64 // when the log was last seen near its limit of bytes
 }
 
-func newEventLog(b *Broker, namespace string, r rules) *eventLog {
+func newEventLog(b *Broker, namespace string, r *rulebook) *eventLog {
 	return &eventLog{broker: b, namespace: namespace, stream: streamName(namespace), rules: r}
 }
 
@@ -60,7 +60,7 @@ func (l *eventLog) open(ctx context.Context) error {
 		}
 		var id [8]byte
 		rand.Read(id[:])
-		config := l.config()
+		config := l.config(l.rules.now())
 		config.Metadata = map[string]string{metadataLog: fmt.Sprintf("%x", id)}
 		_, err = l.broker.js.CreateStream(ctx, config)
 		if err == nil {
@@ -80,7 +80,7 @@ func (l *eventLog) adopt(ctx context.Context, existing jetstream.Stream) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", l.stream, err)
 	}
-	config := l.config()
+	config := l.config(l.rules.now())
 	if info.Config.Storage != config.Storage {
 		return fmt.Errorf("stream %s has storage %s, and the config says %s: a log can't change it; keep the old setting, or use a new data folder",
 			l.stream, info.Config.Storage, config.Storage)
@@ -93,7 +93,8 @@ func (l *eventLog) adopt(ctx context.Context, existing jetstream.Stream) error {
 	return nil
 }
 
-func (l *eventLog) config() jetstream.StreamConfig {
+// config is what the stream is to be under the rules, without its metadata.
+func (l *eventLog) config(r *rules) jetstream.StreamConfig {
 	storage := jetstream.FileStorage
 	if l.broker.config.Log.Storage == "memory" {
 		storage = jetstream.MemoryStorage
@@ -107,10 +108,10 @@ func (l *eventLog) config() jetstream.StreamConfig {
 		Replicas:           l.broker.config.Log.Replicas,
 		Retention:          jetstream.LimitsPolicy,
 		Discard:            jetstream.DiscardOld,
-		MaxAge:             l.rules.maxAge,
-		MaxBytes:           l.rules.retention.MaxBytes,
+		MaxAge:             r.maxAge,
+		MaxBytes:           r.retention.MaxBytes,
 		MaxMsgs:            -1,
-		Duplicates:         min(l.rules.retention.Dedup, l.rules.maxAge),
+		Duplicates:         min(r.retention.Dedup, r.maxAge),
 		MaxConsumers:       maxConsumers,
 		AllowDirect:        true,
 		AllowMsgTTL:        true,
@@ -174,7 +175,7 @@ func (l *eventLog) place(ctx context.Context) (place, error) {
 		if p.log, err = logID(info.Config.Metadata); err != nil {
 			return place{}, err
 		}
-		if info.State.Bytes > l.rules.retention.MaxBytes/2 {
+		if info.State.Bytes > l.rules.now().retention.MaxBytes/2 {
 			l.fullAt.Store(time.Now().UnixNano())
 		}
 		p.fullAt = l.fullAt.Load()

@@ -58,7 +58,8 @@ func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, n
 	}
 	i.header = nats.Header{headerAccepted: {strconv.FormatInt(i.accepted, 10)}}
 	ttl := time.Duration(0)
-	if rule.MaxAge < ns.rules.maxAge {
+	longest := ns.rules.now().maxAge
+	if rule.MaxAge < longest {
 		ttl = rule.MaxAge
 	}
 	if expiry := e.Expiry(); !expiry.IsZero() {
@@ -68,7 +69,7 @@ func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, n
 			return i
 		}
 		i.header[headerExpires] = []string{strconv.FormatInt(expiry.UnixNano(), 10)}
-		if left < ns.rules.maxAge && (ttl == 0 || left < ttl) {
+		if left < longest && (ttl == 0 || left < ttl) {
 			ttl = left
 		}
 	}

@@ -188,7 +188,7 @@ func (d *durable) handBack(ctx context.Context, dead []record) (int, error) {
 			continue
 		}
 		topic := schemas.Topic(r.header.Get(headerTopic))
-		i := newItem(d.namespace, topic, TopicRule{MaxAge: d.namespace.rules.maxAge}, event, time.Now())
+		i := newItem(d.namespace, topic, TopicRule{MaxAge: d.namespace.rules.now().maxAge}, event, time.Now())
 		if i.expired {
 			continue
 		}

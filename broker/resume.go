@@ -110,7 +110,7 @@ func (l *eventLog) resume(ctx context.Context, now place, topics schemas.TopicFi
 		reason = GapReset
 	case c.Sequence+1 < now.first && l.old(now, at, topics):
 		reason = GapExpired
-	case l.old(now, at, topics) && now.deleted > 0 && c.Sequence < now.last && l.rules.minAge(topics) < l.rules.maxAge:
+	case l.old(now, at, topics) && now.deleted > 0 && c.Sequence < now.last && l.uneven(topics, c.Accepted):
 		b.gaps = append(b.gaps, &Gap{Reason: GapExpired})
 	}
 	if reason != "" {
@@ -126,5 +126,13 @@ func (l *eventLog) resume(ctx context.Context, now place, topics schemas.TopicFi
 // only if p is older than the shortest age of the filter's topics, by bytes only if
 // the log was full since then.
 func (l *eventLog) old(now place, p position, topics schemas.TopicFilter) bool {
-	return p.accepted <= now.fullAt || time.Since(time.Unix(0, p.accepted)) > l.rules.minAge(topics)
+	shortest, _ := l.rules.minAge(topics, p.accepted)
+	return p.accepted <= now.fullAt || time.Since(time.Unix(0, p.accepted)) > shortest
+}
+
+// uneven says whether some events of the filter may have been kept for less time
+// than others of the log.
+func (l *eventLog) uneven(topics schemas.TopicFilter, since int64) bool {
+	shortest, longest := l.rules.minAge(topics, since)
+	return shortest < longest
 }

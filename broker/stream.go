@@ -108,7 +108,7 @@ func (s *Stream) begin(ctx context.Context, start Start) error {
 		return err
 	}
 	s.place, s.gaps, s.notBefore = begin.position, begin.gaps, begin.notBefore
-	if start.After != nil && log.rules.unstored(s.topics) {
+	if start.After != nil && log.rules.unstored(s.topics, start.After.Accepted) {
 		s.gaps = append(s.gaps, &Gap{Reason: GapUnstored})
 	}
 	if start.After == nil && start.From == FromLast {

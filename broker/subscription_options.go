@@ -16,7 +16,7 @@ type wanted struct {
 }
 
 // check checks what was said.
-func (o SubscriptionOptions) check(r rules) (wanted, error) {
+func (o SubscriptionOptions) check(r *rulebook) (wanted, error) {
 	w := wanted{SubscriptionOptions: o}
 	content, err := filter.Parse(o.Filter, o.SQL)
 	if err != nil {

@@ -56,7 +56,7 @@ func newWriter(b *Broker, ns *namespace) *writer {
 		broker: b, namespace: ns,
 		queue:  make(chan *publication, b.config.Limits.PublishQueue),
 		left:   make(chan struct{}, 1),
-		recent: newRecent(ns.rules.retention.Dedup),
+		recent: newRecent(),
 	}
 }
 
@@ -170,7 +170,7 @@ func (w *writer) gather(ctx context.Context) []*publication {
 // store keeps the batch's events, all or none, and settles each of them.
 func (w *writer) store(ctx context.Context, batch []*publication) error {
 	now := time.Now()
-	w.recent.expire(now)
+	w.recent.expire(now, w.namespace.rules.now().retention.Dedup)
 	fresh := make([]*item, 0, len(batch))
 	seen := make(map[identity]*item, len(batch))
 	var copies []*item // of events of the same batch
@@ -433,7 +433,6 @@ func cmpErr(err, otherwise error) error {
 // recent remembers what was stored within the dedup window, so that a known event
 // costs no refused batch. Memory: about 100 bytes an event, bounded.
 type recent struct {
-	window time.Duration
 	events map[identity]known
 	order  []identity // oldest first, from head on
 	head   int
@@ -447,8 +446,8 @@ type known struct {
 // maxRecent bounds what is remembered; beyond it the log itself is asked.
 const maxRecent = 200_000
 
-func newRecent(window time.Duration) *recent {
-	return &recent{window: window, events: map[identity]known{}}
+func newRecent() *recent {
+	return &recent{events: map[identity]known{}}
 }
 
 func (r *recent) find(i identity) (known, bool) {
@@ -464,10 +463,11 @@ func (r *recent) add(i identity, k known) {
 	r.order = append(r.order, i)
 }
 
-func (r *recent) expire(now time.Time) {
+// expire forgets what was stored before the window, or is too much.
+func (r *recent) expire(now time.Time, window time.Duration) {
 	for r.head < len(r.order) {
 		oldest := r.order[r.head]
-		if len(r.order)-r.head <= maxRecent && now.UnixNano()-r.events[oldest].accepted < int64(r.window) {
+		if len(r.order)-r.head <= maxRecent && now.UnixNano()-r.events[oldest].accepted < int64(window) {
 			break
 		}
 		delete(r.events, oldest)
