@@ -61,7 +61,9 @@ fuzz:
 
 # a test that has a long form takes it where OUTRELAY_SOAK is set
 soak:
+	deploy/e2e/prepare
 	OUTRELAY_SOAK=1 go test -race -count=1 -timeout 120m ./...
+	cd deploy/e2e && OUTRELAY_SOAK=1 go test -race -count=1 -timeout 120m -v ./...
 
 bench: tools
 	@out=$$(mktemp); go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./... | tee $$out; \
