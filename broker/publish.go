@@ -81,14 +81,14 @@ func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, n
 
 // publishLive hands events to those who listen now.
 func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.Event) (Receipt, error) {
-	subject, now := topicSubject(livePrefix, ns.name, t), time.Now()
+	now := time.Now()
 	for _, e := range events {
 		if expiry := e.Expiry(); !expiry.IsZero() && !expiry.After(now) {
 			continue
 		}
 		if b.server != nil { // nobody else can be listening
 			ns.takeLive(t, e.JSON())
-		} else if err := b.conn.Publish(subject, e.JSON()); err != nil {
+		} else if err := b.conn.Publish(topicSubject(livePrefix, ns.name, t), e.JSON()); err != nil {
 			return Receipt{}, b.errStorage("publish live", err)
 		}
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 )
 
@@ -29,11 +30,18 @@ func (b *budget) give(n int) { b.used.Add(int64(-n)) }
 // client announces is believed no further.
 const firstRead = 4 << 10
 
+// firstReads are buffers of that size; most bodies fit one.
+var firstReads = sync.Pool{New: func() any { b := make([]byte, 0, firstRead); return &b }}
+
 // readAll reads r to its end. The budget is charged with the buffer until release is called,
 // which the caller owes whatever the error is.
 func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
 	charged := 0
-	release = func() { b.give(charged) }
+	pooled := firstReads.Get().(*[]byte)
+	release = func() {
+		b.give(charged)
+		firstReads.Put(pooled)
+	}
 	grow := func(to int) bool {
 		if !b.take(to - charged) {
 			return false
@@ -42,9 +50,10 @@ func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
 		body = append(make([]byte, 0, to), body...)
 		return true
 	}
-	if !grow(firstRead) {
+	if !b.take(firstRead) {
 		return nil, release, errBudget
 	}
+	charged, body = firstRead, (*pooled)[:0]
 	for {
 		n, err := r.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
