@@ -87,14 +87,15 @@ type Delivery struct {
 }
 
 // Event reads the event into the type of the CloudEvents SDK, anew at each call.
-// The SDK changes some values in form, such as times to UTC; Raw is as published.
+// The SDK changes some values in form, such as times to UTC; Raw is as published. Its
+// DataAs decodes application/json alone; of types such as application/geo+json take Data.
 func (d *Delivery) Event() (e event.Event, err error) {
 	defer func() { // some versions of the SDK panic on input that is no event
 		if r := recover(); r != nil {
 			err = fmt.Errorf("read the event: %v", r)
 		}
 	}()
-	if err := json.Unmarshal(d.Raw, &e); err != nil {
+	if e, err = readEvent(d.Raw); err != nil {
 		return e, fmt.Errorf("read the event: %w", err)
 	}
 	return e, nil

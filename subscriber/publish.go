@@ -50,7 +50,7 @@ type Receipt struct {
 func (c *Client) Publish(ctx context.Context, topic string, events ...event.Event) (Receipt, error) {
 	raw := make([][]byte, len(events))
 	for i := range events {
-		b, err := json.Marshal(&events[i])
+		b, err := writeEvent(events[i])
 		if err != nil {
 			return Receipt{}, fmt.Errorf("publish to %s: event %d: %w", topic, i, err)
 		}
