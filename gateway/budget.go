@@ -38,10 +38,10 @@ var firstReads = sync.Pool{New: func() any { b := make([]byte, 0, firstRead); re
 func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
 	charged := 0
 	pooled := firstReads.Get().(*[]byte)
-	release = func() {
+	release = sync.OnceFunc(func() { // a buffer must not be given back twice
 		b.give(charged)
 		firstReads.Put(pooled)
-	}
+	})
 	grow := func(to int) bool {
 		if !b.take(to - charged) {
 			return false
