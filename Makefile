@@ -4,6 +4,7 @@
 # make fuzz   every fuzz target, FUZZTIME each (default 1000000x: executions)
 # make soak   the long forms of the tests that have one
 # make bench  every benchmark, BENCHCOUNT times, with benchstat's summary
+# make bench-peers  outrelay beside its peers; writes bench/RESULTS.md
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,7 +14,7 @@ BENCHCOUNT  ?= 6
 BENCH       ?= .
 TOOLS       := $(CURDIR)/tools/bin
 
-.PHONY: test unit e2e lint fuzz soak bench tools clean
+.PHONY: test unit e2e lint fuzz soak bench bench-peers tools clean
 
 test:
 	@start=$$SECONDS; \
@@ -68,6 +69,10 @@ soak:
 bench: tools
 	@out=$$(mktemp); go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -timeout 60m ./... | tee $$out; \
 	$(TOOLS)/benchstat $$out; rm -f $$out
+
+# outrelay beside its peers, on two processors that nothing else uses
+bench-peers:
+	cd bench/peers && go run . -out ..
 
 clean:
 	rm -rf $(TOOLS) deploy/e2e/npm/node_modules outrelay
