@@ -171,14 +171,7 @@ func (c Config) validate() error {
 	if c.HTTPS != "" && c.TLS == nil {
 		fault("gateway: https on %s needs certificates", c.HTTPS)
 	}
-	for host, namespace := range c.Hosts {
-		if hostName(host) != host || host == "" {
-			fault("hosts: %q: write the host name alone, in lower case", host)
-		}
-		if _, err := schemas.ParseSegment("namespace", namespace); err != nil {
-			faults = append(faults, fmt.Errorf("hosts: %s: %w", host, err))
-		}
-	}
+	faults = append(faults, checkHosts(c.Hosts)...)
 	l := c.Limits
 	for _, n := range []struct {
 		name  string

@@ -208,6 +208,37 @@ func TestHostsChooseTheNamespace(t *testing.T) {
 	}
 }
 
+// A reload moves host names; with a bad one nothing moves.
+func TestSetHosts(t *testing.T) {
+	w := start(t, func(g *gateway.Config, a *access.Config, b *broker.Config) {
+		g.Dev = false
+		g.Hosts = map[string]string{"shop.example": "shop"}
+		b.Namespaces = map[string]broker.NamespaceConfig{"shop": {}, "bank": {}}
+		a.Namespaces = map[string]access.Namespace{"shop": {}, "bank": {Anonymous: access.Anonymous{Subscribe: []string{"**"}}}}
+	})
+	want := func(when string, shop, bank int) {
+		t.Helper()
+		for host, status := range map[string]int{"shop.example": shop, "bank.example": bank} {
+			if r := w.do(t, "GET", "/topics/a", "", "Host: "+host); r.status != status {
+				t.Errorf("%s: GET as %s = %d, want %d", when, host, r.status, status)
+			}
+		}
+	}
+	want("at first", 401, 421)
+	next := map[string]string{"bank.example": "bank"}
+	if err := w.SetHosts(next); err != nil {
+		t.Fatal(err)
+	}
+	next["shop.example"] = "bank" // the map is the caller's again
+	want("moved", 421, 200)
+	for _, bad := range []map[string]string{{"Shop.example": "shop"}, {"shop.example:443": "shop"}, {"": "shop"}, {"shop.example": "a/b"}} {
+		if err := w.SetHosts(bad); err == nil {
+			t.Errorf("SetHosts(%v): no error", bad)
+		}
+	}
+	want("after bad ones", 421, 200)
+}
+
 // TestRoutesAsk walks the table: what is not open to all asks for a right first.
 func TestRoutesAsk(t *testing.T) {
 	w := start(t, func(_ *gateway.Config, a *access.Config, _ *broker.Config) {

@@ -35,6 +35,7 @@ import (
 // A Gateway is made by [New]. Call [Gateway.Listen] once, then [Gateway.Run] once.
 type Gateway struct {
 	config  Config
+	hosts   atomic.Pointer[map[string]string] // see [Gateway.SetHosts]
 	metrics *metrics
 	bodies  budget
 
@@ -74,6 +75,9 @@ func New(c Config) (*Gateway, error) {
 		streams:    map[string]int{},
 		emptied:    make(chan struct{}),
 		drainLeast: drainLeast,
+	}
+	if err := g.SetHosts(c.Hosts); err != nil {
+		return nil, err
 	}
 	g.ctx, g.abandon = context.WithCancel(context.Background())
 	var err error

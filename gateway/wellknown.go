@@ -44,8 +44,9 @@ func (c *call) wellKnown() {
 		},
 		Promise: g.config.Broker.Promise(),
 	}
-	for _, host := range slices.Sorted(maps.Keys(g.config.Hosts)) {
-		if g.config.Hosts[host] == c.namespace {
+	hosts := *g.hosts.Load()
+	for _, host := range slices.Sorted(maps.Keys(hosts)) {
+		if hosts[host] == c.namespace {
 			d.Hosts = append(d.Hosts, host)
 		}
 	}

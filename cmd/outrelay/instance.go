@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -34,7 +36,7 @@ type instance struct {
 	policy *access.Policy
 	edge   *gateway.Gateway
 
-	config      *config.Config // the one that holds; only reload changes it
+	started     *config.Config // the one that it was started with
 	certificate atomic.Pointer[tls.Certificate]
 	ready       ready
 }
@@ -60,7 +62,7 @@ func newInstance(c *config.Config, logger *slog.Logger) (*instance, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	i := &instance{logger: logger, config: c, folder: folder}
+	i := &instance{logger: logger, started: c, folder: folder}
 	if err := i.build(c); err != nil {
 		i.Close()
 		return nil, err
@@ -186,33 +188,65 @@ func (i *instance) run(ctx context.Context, h hooks) error {
 					}
 					return nil
 				case c := <-h.reload:
-					i.reload(c)
+					i.reload(ctx, c)
 				}
 			}
 		}, nil},
 	)
 }
 
-// reload takes over what it can of a config and says what it can't.
-func (i *instance) reload(c *config.Config) {
-	who, err := i.access(c)
-	if err == nil {
-		err = i.policy.Reload(who)
-	}
-	if err != nil {
+// reloadTimeout is how long the logs may take to follow a reload.
+const reloadTimeout = 30 * time.Second
+
+// reload takes over what it can of a config and says what it can't: all that it can
+// or, if there is an error, nothing.
+func (i *instance) reload(ctx context.Context, c *config.Config) {
+	if err := i.take(ctx, c); err != nil {
 		i.logger.Error("config not reloaded; the old one stays", "error", err)
 		return
 	}
-	if c.Certificate != nil {
-		i.certificate.Store(c.Certificate)
-	}
-	rest := i.config.Restart(c)
-	i.config = c
-	if len(rest) > 0 {
+	if rest := i.started.Restart(c); len(rest) > 0 {
 		i.logger.Warn("config reloaded, but for what takes a restart", "restart", strings.Join(rest, " "))
 		return
 	}
 	i.logger.Info("config reloaded")
+}
+
+// take is the part of reload that may fail. What can be checked is checked before
+// anything is changed, and what can fail all the same comes first.
+func (i *instance) take(ctx context.Context, c *config.Config) error {
+	who, err := i.access(c)
+	if err != nil {
+		return err
+	}
+	if _, err := access.New(who); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	if err := i.broker.Reload(ctx, c.Broker().Namespaces); err != nil {
+		return err
+	}
+	if err := i.policy.Reload(who); err != nil {
+		return err
+	}
+	if err := i.edge.SetHosts(i.hosts(c)); err != nil {
+		return err
+	}
+	if c.Certificate != nil {
+		i.certificate.Store(c.Certificate)
+	}
+	return nil
+}
+
+// hosts are those of a config that lead to a namespace which is there: a new one
+// takes a restart.
+func (i *instance) hosts(c *config.Config) map[string]string {
+	hosts := c.HostNames()
+	maps.DeleteFunc(hosts, func(_, namespace string) bool {
+		return namespace != broker.DefaultNamespace && i.started.Namespaces[namespace] == nil
+	})
+	return hosts
 }
 
 // address is the URL of a listener, "" without one. A listener on all addresses is

@@ -33,7 +33,8 @@ config allows and answers 401 to all else; it needs a certificate, or tls: off i
 the config for use behind a proxy.
 
 SIGINT (Ctrl-C) or SIGTERM drains and stops, a second one stops at once. SIGHUP
-reloads the config: keys, token issuers, anonymous rights, origins, certificates.`,
+reloads the config: keys, token issuers, anonymous rights, origins, certificates,
+hosts, topics and retention. It says what of a change takes a restart.`,
 		Example: `  outrelay serve --dev
   outrelay config check outrelay.yaml && outrelay serve --config outrelay.yaml`,
 		Args: cobra.NoArgs,

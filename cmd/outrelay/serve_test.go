@@ -235,6 +235,64 @@ func TestReloadTakesOverKeysAndRefusesABadConfig(t *testing.T) {
 	}
 }
 
+// Topics, retention and hosts follow a reload; a log or a namespace takes a restart,
+// and is named at every reload until then.
+func TestReloadTakesOverTopicsAndHosts(t *testing.T) {
+	dir := t.TempDir()
+	const top = "tls: off\nhttp: 127.0.0.1:0\ndata: data\nanonymous: {publish: [\"**\"]}\n"
+	p := start(t, "--config", put(t, dir, "c.yaml", top+"hosts: [127.0.0.1, old.example]\n"))
+	client := newClient(t, nil)
+	status := func(host string) int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.HTTP+"/topics/a", strings.NewReader(`{"specversion":"1.0","id":"1","source":"/s","type":"t"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		r.Header.Set("Content-Type", schemas.MediaTypeEvent)
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	want := func(when string, statuses map[string]int) {
+		t.Helper()
+		for host, status1 := range statuses {
+			if got := status(host); got != status1 {
+				t.Errorf("%s: publish as %s = %d, want %d", when, host, got, status1)
+			}
+		}
+	}
+	want("at first", map[string]int{"127.0.0.1": 200, "old.example": 200, "new.example": 421, "shop.example": 421})
+
+	reloads := 0
+	reload := func(config, says string) {
+		t.Helper()
+		put(t, dir, "c.yaml", config)
+		p.signal(t, syscall.SIGHUP)
+		reloads++
+		eventually(t, "the reload", func() bool { return strings.Count(p.errs.String(), "reloaded") == reloads })
+		lines := strings.Split(strings.TrimSpace(p.errs.String()), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, says) {
+			t.Errorf("reload %d says %s, want %s", reloads, last, says)
+		}
+	}
+	next := top + "hosts: [127.0.0.1, new.example]\ntopics: [{filter: a, stored: false}]\nretention: {maxage: 2h, maxbytes: 1GiB, dedup: 1m}\n"
+	reload(next, "level=INFO")
+	want("reloaded", map[string]int{"127.0.0.1": 202, "old.example": 421, "new.example": 202})
+
+	late := next + "log: {flush: 1m}\nnamespaces: {shop: {hosts: [shop.example], anonymous: {publish: [\"**\"]}}}\n"
+	for range 2 {
+		reload(late, `restart="log namespaces.shop"`)
+	}
+	want("with more than it can take over", map[string]int{"127.0.0.1": 202, "new.example": 202, "shop.example": 421})
+
+	reload(next+"topics: []\n", "level=ERROR")
+	want("refused", map[string]int{"127.0.0.1": 202, "new.example": 202, "old.example": 421})
+}
+
 // makePair writes a certificate for 127.0.0.1 and its key, and returns its serial number.
 func makePair(t *testing.T, dir string, serial int64) {
 	t.Helper()

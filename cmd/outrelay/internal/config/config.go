@@ -80,13 +80,13 @@ type NATS struct {
 
 // A Namespace is a tenant: its names, its keys and its rules.
 type Namespace struct {
-	Hosts     []string    `key:"hosts" doc:"Host names that clients use; a request to any other gets 421. When no namespace has any, those of the certificate and of loopback are default's."`
+	Hosts     []string    `key:"hosts" doc:"Host names that clients use; a request to any other gets 421. When no namespace has any, those of the certificate and of loopback are default's." reload:"true"`
 	Keys      []Key       `key:"keys" doc:"Shared keys, from which their holders make tokens." reload:"true"`
 	JWT       []Issuer    `key:"jwt" doc:"Issuers whose JSON Web Tokens are taken." reload:"true"`
 	Anonymous Anonymous   `key:"anonymous" doc:"What a visitor without a token may do." reload:"true"`
 	Origins   []string    `key:"origins" doc:"Origins of web pages that may connect, such as https://app.example.com, or null." reload:"true"`
-	Topics    []TopicRule `key:"topics" doc:"How topics are kept; the first rule that matches wins, and what matches none is stored."`
-	Retention Retention   `key:"retention" doc:"How much is kept; the oldest goes first."`
+	Topics    []TopicRule `key:"topics" doc:"How topics are kept; the first rule that matches wins, and what matches none is stored." reload:"true"`
+	Retention Retention   `key:"retention" doc:"How much is kept; the oldest goes first." reload:"true"`
 	Relay     []RelayRule `key:"relay" doc:"Rules for hybrid connections." reload:"true"`
 }
 

@@ -289,8 +289,9 @@ func TestRestartNamesWhatCanNotBeReloaded(t *testing.T) {
 		"addresses":      {change("http: \"\"", "http: :0"), []string{"http"}},
 		"TLS off":        {change("{cert: tls.crt, key: tls.pem}", "off\nhttp: :0") + "#", []string{"https", "http", "tls"}},
 		"limits":         {change("maxstreams: 7", "maxstreams: 8"), []string{"limits"}},
-		"topics":         {change("metrics/**", "metric/**"), []string{"topics"}},
-		"another's":      {change(`filter: "**"`, "filter: a"), []string{"namespaces.shop.topics"}},
+		"topics":         {change("metrics/**", "metric/**"), nil},
+		"another's":      {change(`filter: "**"`, "filter: a"), nil},
+		"the log":        {change("flush: 2m", "flush: 3m"), []string{"log"}},
 		"namespace gone": {change("  shop:", "  shops:"), []string{"namespaces.shop", "namespaces.shops"}},
 	} {
 		next := tt.next
