@@ -13,6 +13,7 @@ import (
 
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/relay"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -51,6 +52,10 @@ type Config struct {
 	Broker Broker
 	// Access decides who may do what, and from which browser origins.
 	Access *access.Policy
+
+	// Relay joins the senders and listeners of hybrid connections; nil for none. Run
+	// runs it.
+	Relay *relay.Relay
 
 	// Hosts maps host names, in lower case and without port, to namespaces. A
 	// request to any other host gets 421.

@@ -173,6 +173,9 @@ func (c *call) dispatch() error {
 		c.healthz()
 		return nil
 	}
+	if done, err := c.relayed(segments); done {
+		return err
+	}
 	namespace, ok := c.gateway.namespaceOf(c.r.Host)
 	if !ok {
 		return schemas.Problemf("misdirected", "No namespace is served under this host name; check the address.")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -38,6 +39,14 @@ func (g *Gateway) drain() {
 		o.drain(began.Add(after), after+rand.N(drainRetry))
 	}
 
+	// The relay's listeners go elsewhere; what they have begun goes on.
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	var relay sync.WaitGroup
+	if g.config.Relay != nil {
+		relay.Go(func() { g.config.Relay.Drain(ctx) })
+	}
+
 	// The listeners stay open meanwhile, to say that this gateway is not the one.
 	least := time.NewTimer(g.drainLeast)
 	defer least.Stop()
@@ -49,11 +58,10 @@ func (g *Gateway) drain() {
 		case <-last.C:
 		}
 	}
+	relay.Wait()
 	<-least.C
 
 	// Requests under way are answered; then, or at the deadline, all is cut.
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
 	for _, s := range []*http.Server{g.public, g.plain} {
 		if s.Shutdown(ctx) != nil {
 			g.abandon()

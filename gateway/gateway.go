@@ -198,6 +198,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 	serve(g.plain, g.http, false)
 	serve(g.management, g.admin, false)
 	g.tasks.Go(g.watchRights)
+	if g.config.Relay != nil {
+		g.tasks.Go(func() {
+			if err := g.config.Relay.Run(g.ctx); err != nil {
+				g.config.Logger.Error("relay failed", "error", err)
+			}
+		})
+	}
 	var err error
 	select {
 	case <-ctx.Done():

@@ -23,6 +23,7 @@ import (
 	"github.com/outrelay/outrelay/gateway"
 	"github.com/outrelay/outrelay/gateway/access"
 	"github.com/outrelay/outrelay/gateway/authority"
+	"github.com/outrelay/outrelay/gateway/relay"
 )
 
 // rootKey is the name of the key that is made when the config has none.
@@ -34,6 +35,7 @@ type instance struct {
 	folder *datafolder.Folder
 	broker *broker.Broker
 	policy *access.Policy
+	relay  *relay.Relay
 	edge   *gateway.Gateway
 
 	started     *config.Config // the one that it was started with
@@ -93,8 +95,14 @@ func (i *instance) build(c *config.Config) error {
 	if i.broker, err = broker.New(events); err != nil {
 		return err
 	}
+	i.relay, err = relay.New(relay.Config{
+		Broker: i.broker, Access: i.policy, Rules: c.RelayRules(), Limits: c.Limits.Relay, Logger: i.logger,
+	})
+	if err != nil {
+		return err
+	}
 	i.edge, err = gateway.New(gateway.Config{
-		Broker: i.broker, Access: i.policy, Hosts: c.HostNames(), Dev: c.Dev,
+		Broker: i.broker, Access: i.policy, Relay: i.relay, Hosts: c.HostNames(), Dev: c.Dev,
 		HTTPS: c.HTTPS, HTTP: c.HTTP, Admin: c.Admin, TLS: secure,
 		Version: version(), Limits: c.Limits.Gateway, Metrics: registry, Logger: i.logger,
 	})
@@ -225,6 +233,9 @@ func (i *instance) take(ctx context.Context, c *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
 	if err := i.broker.Reload(ctx, c.Broker().Namespaces); err != nil {
+		return err
+	}
+	if err := i.relay.Reload(c.RelayRules()); err != nil {
 		return err
 	}
 	if err := i.policy.Reload(who); err != nil {

@@ -29,6 +29,9 @@ type gateway struct {
 	CA    string `json:"ca"`
 	PID   int    `json:"pid"`
 
+	KeyName string `json:"keyname"`
+	KeyFile string `json:"keyfile"`
+
 	under  []string // a program and its arguments that run the command, if any
 	data   string
 	cmd    *exec.Cmd

@@ -16,6 +16,7 @@ import (
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/relay"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -254,9 +255,6 @@ func (l *loader) checkRelay(at string, ns *Namespace) {
 			l.fault(path+".kinds", "nothing may be relayed; write websocket, http or both, or leave kinds out for both")
 		}
 	}
-	if len(ns.Relay) > 0 {
-		l.Notices = append(l.Notices, at+"relay: the rules are checked and then not used: this version has no relay")
-	}
 }
 
 // checkHosts sees to it that a host name leads to one place.
@@ -337,11 +335,12 @@ func (l *loader) checkParts() {
 	for _, err := range all(err) {
 		l.fault("", "%v", err)
 	}
+	_, relayErr := relay.New(relay.Config{Broker: b, Access: policy, Rules: l.RelayRules(), Limits: l.Limits.Relay})
 	_, err = gateway.New(gateway.Config{
 		Broker: b, Access: policy, Hosts: l.HostNames(), Dev: l.Dev,
 		HTTPS: l.HTTPS, HTTP: l.HTTP, Admin: l.Admin, TLS: &tls.Config{MinVersion: tls.VersionTLS12}, Limits: l.Limits.Gateway,
 	})
-	for _, err := range all(err) {
+	for _, err := range append(all(err), all(relayErr)...) {
 		path, text := "", err.Error()
 		if rest, ok := strings.CutPrefix(text, "limits: "); ok {
 			key, _, _ := strings.Cut(rest, " ")

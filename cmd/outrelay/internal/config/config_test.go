@@ -119,7 +119,7 @@ topics:
   - {filter: metrics/**, stored: false}
   - {filter: orders/*/paid, maxage: 720h}
 retention: {maxage: 48h, maxbytes: 20GiB, dedup: 5m}
-relay: [{name: printer/*, anonymoussenders: true, listeners: 3, sticky: true, deadline: 30s, kinds: [http], host: printer.example}]
+relay: [{name: printer, anonymoussenders: true, listeners: 3, sticky: true, deadline: 30s, kinds: [http], host: printer.example}]
 namespaces:
   shop:
     hosts: [shop.example]

@@ -9,6 +9,7 @@ import (
 
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway"
+	"github.com/outrelay/outrelay/gateway/relay"
 )
 
 // Limits are the bounds of all parts. The key of each is its field's name in lower
@@ -16,6 +17,7 @@ import (
 type Limits struct {
 	Gateway gateway.Limits
 	Broker  broker.Limits
+	Relay   relay.Limits
 }
 
 // limitDocs says in a line what each limit is. A test holds that none is missing.
@@ -45,10 +47,19 @@ var limitDocs = map[string]string{
 	"publishqueue":     "events that may wait for the log in a namespace",
 	"maxsubscriptions": "durable subscriptions of a namespace",
 	"subscriberbytes":  "memory for the events that wait for one subscriber of a durable subscription",
+
+	"relaylisteners":   "listeners connected at once to this gateway",
+	"relayconnections": "joined pairs of the relay open at once",
+	"relaywaiting":     "senders that wait for a listener at once",
+	"relayaccept":      "how long a listener may take to accept a connection, and how long its address is good",
+	"relayping":        "how often a listener is pinged; one silent for two and a half times as long is cut",
+	"relaypeerping":    "silence after which a side of a joined pair is pinged; two without a sign of life cut it",
+	"relayidle":        "how long a joined pair may carry nothing",
+	"relaylifetime":    "how long a joined pair may live",
 }
 
 func defaultLimits() Limits {
-	return Limits{gateway.DefaultLimits(), broker.DefaultLimits()}
+	return Limits{gateway.DefaultLimits(), broker.DefaultLimits(), relay.DefaultLimits()}
 }
 
 // A limit is one of them, with its place in a [Limits].

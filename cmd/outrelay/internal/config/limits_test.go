@@ -10,10 +10,11 @@ import (
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/cmd/outrelay/internal/config"
 	"github.com/outrelay/outrelay/gateway"
+	"github.com/outrelay/outrelay/gateway/relay"
 )
 
 // limitStructs are where the parts keep their bounds.
-var limitStructs = []reflect.Type{reflect.TypeFor[gateway.Limits](), reflect.TypeFor[broker.Limits]()}
+var limitStructs = []reflect.Type{reflect.TypeFor[gateway.Limits](), reflect.TypeFor[broker.Limits](), reflect.TypeFor[relay.Limits]()}
 
 // Every bound of every part has a key of its own, is printed with its default and
 // a line that says what it is, and takes the value that is written.

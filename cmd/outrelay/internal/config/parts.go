@@ -1,11 +1,13 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/relay"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -39,7 +41,13 @@ func (c *Config) Broker() broker.Config {
 func (c *Config) Access() access.Config {
 	a := access.Config{Namespaces: map[string]access.Namespace{}}
 	for name, ns := range c.All() {
-		n := access.Namespace{Hosts: ns.Hosts, Anonymous: access.Anonymous(ns.Anonymous), Origins: ns.Origins, Dev: c.Dev}
+		hosts := slices.Clone(ns.Hosts)
+		for _, r := range ns.Relay {
+			if r.Host != "" {
+				hosts = append(hosts, r.Host)
+			}
+		}
+		n := access.Namespace{Hosts: hosts, Anonymous: access.Anonymous(ns.Anonymous), Origins: ns.Origins, Dev: c.Dev}
 		for _, k := range ns.Keys {
 			n.Keys = append(n.Keys, access.Key{Name: k.Name, Primary: k.primary, Secondary: k.secondary, Rights: k.Rights, Path: k.Path})
 		}
@@ -51,12 +59,35 @@ func (c *Config) Access() access.Config {
 	return a
 }
 
+// RelayRules is the relay's part. With --dev all names are allowed.
+func (c *Config) RelayRules() map[string][]relay.Rule {
+	rules := map[string][]relay.Rule{}
+	for name, ns := range c.All() {
+		for _, r := range ns.Relay {
+			rules[name] = append(rules[name], relay.Rule{
+				Name: r.Name, AnonymousSenders: r.AnonymousSenders, Listeners: r.Listeners, Sticky: r.Sticky,
+				Deadline: time.Duration(r.Deadline), Host: r.Host,
+				NoWebSocket: !slices.Contains(r.Kinds, "websocket"), NoHTTP: !slices.Contains(r.Kinds, "http"),
+			})
+		}
+		if c.Dev {
+			rules[name] = append(rules[name], relay.Rule{Name: "**"})
+		}
+	}
+	return rules
+}
+
 // HostNames maps host names to namespaces, in lower case and without brackets.
 func (c *Config) HostNames() map[string]string {
 	names := map[string]string{}
 	for name, ns := range c.All() {
 		for _, host := range ns.Hosts {
 			names[strings.ToLower(strings.Trim(host, "[]"))] = name
+		}
+		for _, r := range ns.Relay {
+			if r.Host != "" {
+				names[strings.ToLower(strings.Trim(r.Host, "[]"))] = name
+			}
 		}
 	}
 	return names

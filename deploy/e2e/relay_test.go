@@ -1,0 +1,14 @@
+package e2e
+
+import "testing"
+
+// Microsoft's npm package hyco-ws, its files as published, listens and sends through
+// the relay over TLS.
+func TestRelayHycoWS(t *testing.T) {
+	g := start(t)
+	for _, scenario := range []string{"echo"} {
+		t.Run(scenario, func(t *testing.T) {
+			node(t, g.CA, "hyco-ws.mjs", g.HTTPS, g.KeyName, g.KeyFile, scenario)
+		})
+	}
+}

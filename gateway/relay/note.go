@@ -1,0 +1,93 @@
+package relay
+
+import "encoding/binary"
+
+// A note is what one gateway tells another.
+type note struct {
+	op       byte
+	token    string // noteLost: of the meeting
+	listener uint64 // noteDone: whose
+	id       string // noteDone: which of its senders
+}
+
+const (
+	noteVersion = 1
+	noteLost    = 'l' // to the sender's: the listener's control channel is gone
+	noteDone    = 'd' // to the listener's: the sender waits no more
+)
+
+func (n note) append(b []byte) []byte {
+	b = append(b, noteVersion, n.op)
+	switch n.op {
+	case noteLost:
+		b = append(b, n.token...)
+	case noteDone:
+		b = append(binary.BigEndian.AppendUint64(b, n.listener), n.id...)
+	}
+	return b
+}
+
+func parseNote(b []byte) (n note, ok bool) {
+	if len(b) < 2 || b[0] != noteVersion {
+		return n, false
+	}
+	n.op, b = b[1], b[2:]
+	switch n.op {
+	case noteLost:
+		n.token = string(b)
+	case noteDone:
+		if len(b) < 8 {
+			return n, false
+		}
+		n.listener, n.id = binary.BigEndian.Uint64(b), string(b[8:])
+	default:
+		return n, false
+	}
+	return n, true
+}
+
+// tell tells a gateway something, if it can be told.
+func (r *Relay) tell(gateway string, n note) {
+	if gateway == r.rendezvous.Gateway() {
+		r.note(n)
+		return
+	}
+	r.rendezvous.Tell(gateway, n.append(nil)) //nolint:errcheck // what is not told runs into its time limit
+}
+
+// hear takes what a gateway tells.
+func (r *Relay) hear(b []byte) {
+	if n, ok := parseNote(b); ok {
+		r.note(n)
+	}
+}
+
+func (r *Relay) note(n note) {
+	switch n.op {
+	case noteLost:
+		if m := r.meetings.find(n.token); m != nil {
+			select {
+			case m.lost <- struct{}{}:
+			default:
+			}
+		}
+	case noteDone:
+		r.mu.Lock()
+		l := r.numbers[n.listener]
+		r.mu.Unlock()
+		if l != nil {
+			l.done(n.id)
+		}
+	}
+}
+
+// done tells a listener's gateway that the sender waits no more.
+func (r *Relay) done(t taken) {
+	r.tell(t.gateway, note{op: noteDone, listener: t.listener, id: t.id})
+}
+
+func (l *listener) done(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.accepted, id)
+}
