@@ -227,6 +227,7 @@ type follower struct {
 	cursor string // of the last that it saw
 	opened int    // streams that were
 	ids    []string
+	seen   map[string]bool
 	// each, if not nil, is called with everything that comes; false ends the stream,
 	// and the follower connects again. An error ends the follower.
 	each func(arrival) (bool, error)
@@ -234,7 +235,8 @@ type follower struct {
 	ended func(error) error
 }
 
-// follow takes events until the one with the id last. Gaps are an error.
+// follow takes events until the one with the id last. A gap is an error, and so is an
+// event that comes twice.
 func (f *follower) follow(ctx context.Context, last string) error {
 	for {
 		conn, err := f.open(ctx, f.cursor)
@@ -289,7 +291,13 @@ func (f *follower) take(conn connection, last string) error {
 		case a.notice() || a.empty:
 		case a.RelayCursor == "":
 			return contractError("the event %s has no cursor", a.ID)
+		case f.seen[a.ID]:
+			return contractError("the event %s comes again", a.ID)
 		default:
+			if f.seen == nil {
+				f.seen = map[string]bool{}
+			}
+			f.seen[a.ID] = true
 			f.ids = append(f.ids, a.ID)
 		}
 		if f.each != nil {

@@ -142,9 +142,11 @@ type crowd struct {
 	opening, publishing, following sync.WaitGroup
 }
 
-// fail is for the crowd's goroutines.
+// fail is for the crowd's goroutines; the first failure is what counts.
 func (c *crowd) fail(err error) {
-	c.t.Error(err)
+	if c.ctx.Err() != context.Canceled {
+		c.t.Error(err)
+	}
 	c.cancel()
 }
 
