@@ -3,6 +3,7 @@ package broker
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -100,19 +101,33 @@ func (l *lapses) look(now time.Time) time.Duration {
 	}
 }
 
+// abandonTimeout bounds how long that may take in all.
+const abandonTimeout = 5 * time.Second
+
 // abandonAll has all subscribers leave, so that what they hold is handed out
 // elsewhere at once.
 func (b *Broker) abandonAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), abandonTimeout)
+	defer cancel()
+	var tasks sync.WaitGroup
+	slots := make(chan struct{}, 32)
 	for _, ns := range b.namespaces {
 		for _, d := range ns.subscriptions.all() {
 			d.mu.Lock()
-			open := append([]*Subscriber(nil), d.subscribers...)
+			subscribers := slices.Clone(d.subscribers)
 			d.mu.Unlock()
-			for _, s := range open {
-				s.Close()
+			for _, s := range subscribers {
+				if in, open := s.shut(); open {
+					slots <- struct{}{}
+					tasks.Go(func() {
+						s.goBack(ctx, in)
+						<-slots
+					})
+				}
 			}
 		}
 	}
+	tasks.Wait()
 	for _, line := range b.lines {
 		if !line.conn.IsReconnecting() {
 			line.conn.FlushTimeout(time.Second) //nolint:errcheck // what is not told comes back by itself

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"sync"
-	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -114,16 +113,16 @@ func (l *line) stop(in *inlet) {
 }
 
 // drain ends an inlet that was stopped. When it returns, what was sent to it has been
-// sorted; wait bounds that.
-func (l *line) drain(ctx context.Context, in *inlet, wait time.Duration) {
+// sorted.
+func (l *line) drain(ctx context.Context, in *inlet) {
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.inlets, in.sub)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if l.conn.FlushWithContext(ctx) != nil {
+	if l.conn.FlushWithContext(ctx) != nil || l.broker.ctx.Err() != nil { // nobody sorts any more
 		return
 	}
 	mark, done := &nats.Msg{}, make(chan struct{})

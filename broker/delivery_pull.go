@@ -34,9 +34,19 @@ type pullRequest struct {
 	NoWait    bool          `json:"no_wait,omitempty"`
 }
 
-// top pulls what the credit allows, if nothing is on its way. The lock is held.
+// top has what the credit allows be pulled, if nothing is on its way, once the lock is
+// given back. The lock is held.
 func (s *Subscriber) top() {
+	if !s.thirsty {
+		s.thirsty = true
+		s.durable.thirsty = append(s.durable.thirsty, s)
+	}
+}
+
+// drink is top now. The lock is held.
+func (s *Subscriber) drink() {
 	d := s.durable
+	s.thirsty = false
 	free := s.credit - s.out - len(s.buffer)
 	if s.open > 0 || free <= 0 || s.bytes > d.broker.config.Limits.SubscriberBytes/2 ||
 		s.receiving || s.closed || s.fault != "" || d.gone || !d.mayPull(s) {
@@ -164,7 +174,7 @@ func (s *Subscriber) keepPulling(ctx context.Context) (time.Duration, error) {
 	}
 	d.mu.Lock()
 	defer d.unlock()
-	s.top()
+	s.drink()
 	if s.open > 0 {
 		return deliverSilence, nil
 	}
@@ -224,6 +234,6 @@ func (s *Subscriber) renew() error {
 func (s *Subscriber) leave(in *inlet) {
 	if d := s.durable; in != nil {
 		d.line.stop(in)
-		d.broker.start(func(ctx context.Context) { d.line.drain(ctx, in, requestTimeout) })
+		d.broker.start(func(ctx context.Context) { d.line.drain(ctx, in) })
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/outrelay/outrelay/schemas"
 )
 
 // An exclusive subscription has one active subscriber. Which gateway has it says a
@@ -130,7 +132,7 @@ func (c claims) alive(ctx context.Context, d *durable, holder string) bool {
 		return false
 	}
 	a, err := c.broker.peers.ask(ctx, gateway, peerNote{Op: peerHolds, Namespace: d.namespace.name, Name: d.name, Life: d.life})
-	if errors.Is(err, nats.ErrNoResponders) {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, schemas.ErrDraining) {
 		return false
 	}
 	return err != nil || a.Holds

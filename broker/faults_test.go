@@ -97,6 +97,7 @@ type cutter struct {
 	target   string
 	mu       sync.Mutex
 	conns    map[net.Conn]bool
+	refusing bool
 	done     sync.WaitGroup
 }
 
@@ -126,6 +127,12 @@ func (c *cutter) pass(conn net.Conn) {
 		return
 	}
 	c.mu.Lock()
+	if c.refusing {
+		c.mu.Unlock()
+		conn.Close()
+		up.Close()
+		return
+	}
 	c.conns[conn], c.conns[up] = true, true
 	c.mu.Unlock()
 	var both sync.WaitGroup
@@ -153,6 +160,13 @@ func copyAll(to, from net.Conn) {
 			return
 		}
 	}
+}
+
+// refuse has new connections closed at once, or not.
+func (c *cutter) refuse(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusing = yes
 }
 
 func (c *cutter) cut() {
@@ -313,4 +327,15 @@ func TestDuplicatesInACluster(t *testing.T) {
 		t.Errorf("delivered %v, want %v", got, want)
 	}
 	none(t, second, s, "a")
+}
+
+// connect opens a connection of the test's own to NATS.
+func connect(t *testing.T, url string) *nats.Conn {
+	t.Helper()
+	conn, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
 }

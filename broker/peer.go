@@ -26,6 +26,7 @@ const (
 // What gateways say to each other.
 const (
 	peerSettle  = "settle"  // to one: settle deliveries that you handed out
+	peerThere   = "there"   // to one: are you there?
 	peerHolds   = "holds"   // to one: do you have the exclusive subscription?
 	peerDone    = "done"    // to all: these were settled late
 	peerChanged = "changed" // to all: the subscription was changed, moved or deleted
@@ -63,6 +64,8 @@ const (
 	peerTags = 1000
 	// peerTimeout is how long another gateway may take to answer.
 	peerTimeout = 5 * time.Second
+	// peerPatience is when one that doesn't answer is asked whether it is there.
+	peerPatience = 200 * time.Millisecond
 	// peerStateTimeout is how long the states of all gateways are gathered, whose
 	// number nobody knows.
 	peerStateTimeout = 200 * time.Millisecond
@@ -105,8 +108,15 @@ func (p *peers) hear(m *nats.Msg) {
 	if json.Unmarshal(m.Data, &n) != nil || n.From == p.broker.gateway {
 		return
 	}
+	if n.Op == peerThere {
+		p.answer(m, peerAnswer{})
+		return
+	}
 	ns, err := p.broker.namespace(n.Namespace)
 	if err != nil {
+		if n.Op == peerSettle || n.Op == peerHolds { // it stops, or has other namespaces
+			p.answer(m, peerAnswer{Problem: errDraining()})
+		}
 		return
 	}
 	d := ns.subscriptions.known(n.Name)
@@ -169,7 +179,8 @@ func (p *peers) tell(n peerNote) {
 	}
 }
 
-// ask asks one of them; [nats.ErrNoResponders] if it is no more.
+// ask asks one of them; [nats.ErrNoResponders] if it is no more. One that was asked
+// while it died doesn't answer, so another question shows whether it is there at all.
 func (p *peers) ask(ctx context.Context, gateway uint64, n peerNote) (a peerAnswer, err error) {
 	n.From = p.broker.gateway
 	data, err := json.Marshal(n)
@@ -178,17 +189,49 @@ func (p *peers) ask(ctx context.Context, gateway uint64, n peerNote) (a peerAnsw
 	}
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	m, err := p.broker.request(ctx, &nats.Msg{Subject: peerSubject(gateway), Data: data})
+	conn := p.broker.conn
+	inbox, answers := conn.NewInbox(), make(chan *nats.Msg, 1)
+	sub, err := conn.ChanSubscribe(inbox, answers)
 	if err != nil {
 		return a, err
 	}
-	if err := json.Unmarshal(m.Data, &a); err != nil {
+	defer sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
+	if err := conn.PublishRequest(peerSubject(gateway), inbox, data); err != nil {
 		return a, err
 	}
-	if a.Problem != nil {
-		return a, a.Problem
+	for {
+		select {
+		case m := <-answers:
+			if m.Header.Get("Status") == "503" {
+				return a, nats.ErrNoResponders
+			}
+			if err := json.Unmarshal(m.Data, &a); err != nil {
+				return a, err
+			}
+			if a.Problem != nil {
+				return a, a.Problem
+			}
+			return a, nil
+		case <-time.After(peerPatience):
+			if err := p.there(ctx, gateway); errors.Is(err, nats.ErrNoResponders) {
+				return a, err
+			}
+		case <-ctx.Done():
+			return a, ctx.Err()
+		}
 	}
-	return a, nil
+}
+
+// there asks whether a gateway is there; [nats.ErrNoResponders] if it is no more.
+func (p *peers) there(ctx context.Context, gateway uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, peerPatience)
+	defer cancel()
+	data, err := json.Marshal(peerNote{Op: peerThere, From: p.broker.gateway})
+	if err != nil {
+		return err
+	}
+	_, err = p.broker.request(ctx, &nats.Msg{Subject: peerSubject(gateway), Data: data})
+	return err
 }
 
 // settle has another gateway settle what it handed out.
@@ -312,9 +355,7 @@ func (d *durable) settledElsewhere(life uint64, sequences []uint64) {
 		return
 	}
 	for _, sequence := range sequences {
-		if v := d.handed[sequence]; v == nil || !v.settling {
-			d.finish(sequence)
-		}
+		d.finish(sequence)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -50,18 +52,19 @@ type Subscriber struct {
 	wake      chan struct{} // something happened; holds one
 
 	// Guarded by the durable's lock.
-	closed bool
-	inlet  *inlet      // nil before the first pull
-	pull   uint64      // the number of the newest pull
-	open   int         // deliveries that it may still bring
-	heard  time.Time   // the last sign of life of it
-	came   uint64      // counts the messages that came
-	fault  string      // why pulling must begin anew
-	buffer []*delivery // what came and was not handed out
-	bytes  int         // of it
-	out    int         // unsettled deliveries that were handed out
-	order  uint64      // counts them
-	handed []*delivery // them in order, some of them over
+	closed  bool
+	thirsty bool        // among the durable\'s
+	inlet   *inlet      // nil before the first pull
+	pull    uint64      // the number of the newest pull
+	open    int         // deliveries that it may still bring
+	heard   time.Time   // the last sign of life of it
+	came    uint64      // counts the messages that came
+	fault   string      // why pulling must begin anew
+	buffer  []*delivery // what came and was not handed out
+	bytes   int         // of it
+	out     int         // unsettled deliveries that were handed out
+	order   uint64      // counts them
+	handed  []*delivery // them in order, some of them over
 
 	// Owned by whoever calls Next.
 	renewed time.Time     // when pulling last began anew
@@ -349,18 +352,43 @@ func (s *Subscriber) signal() {
 // once, an attempt used; after the last attempt to the dead letters. It doesn't wait
 // for that, and may be called more than once.
 func (s *Subscriber) Close() {
+	if in, open := s.shut(); open {
+		s.durable.broker.start(func(ctx context.Context) { s.goBack(ctx, in) })
+	}
+}
+
+// shut has nothing more come; open says that it was open until now.
+func (s *Subscriber) shut() (in *inlet, open bool) {
 	d := s.durable
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if s.closed {
-		d.mu.Unlock()
-		return
+		return nil, false
 	}
 	s.closed = true
 	s.signal()
-	in, free := s.inlet, false
-	s.inlet = nil
+	in, s.inlet = s.inlet, nil
+	return in, true
+}
+
+// goBack gives back what a closed subscriber held, so that whoever comes next gets it
+// first and in order; then that one may come. Once ctx has ended it is quick instead.
+func (s *Subscriber) goBack(ctx context.Context, in *inlet) {
+	d := s.durable
+	if in != nil {
+		d.line.stop(in)
+	}
+	d.mu.Lock()
+	left := len(s.buffer) + s.out
+	info := "$JS.API.CONSUMER.INFO." + d.namespace.log.stream + "." + d.consumer
 	d.mu.Unlock()
-	s.leave(in) // first, for nothing must go back to where it came from
+	limited, cancel := context.WithTimeout(ctx, receivePatience)
+	defer cancel()
+	if left > 0 && !d.line.conn.IsReconnecting() {
+		// Asked about itself, the consumer forgets the pull that nobody waits for any
+		// more; else it would try that one first, and put the event behind the others.
+		d.line.conn.RequestWithContext(limited, info, nil) //nolint:errcheck // then they come in another order
+	}
 	d.mu.Lock()
 	for _, v := range append(slices.Clone(s.buffer), s.handed...) {
 		if !v.over && !v.settling {
@@ -370,12 +398,27 @@ func (s *Subscriber) Close() {
 			d.giveBack(v)
 		}
 	}
-	d.unlock()
-	d.mu.Lock() // whoever is next asks after that
+	out := d.outbox
+	d.outbox = nil
+	d.mu.Unlock()
+	messages := make([]*nats.Msg, len(out))
+	for i, o := range out {
+		messages[i] = &nats.Msg{Subject: o.subject, Reply: o.reply, Data: o.data}
+		if ctx.Err() != nil {
+			d.line.conn.PublishMsg(messages[i]) //nolint:errcheck // the consumer's ack wait makes up for it
+		}
+	}
+	if ctx.Err() == nil {
+		d.line.confirm(limited, messages) //nolint:errcheck // the same
+	}
+	d.mu.Lock()
 	d.leave(s)
-	free = d.claim.held && len(d.subscribers) == 0
-	d.unlock()
+	free := d.claim.held && len(d.subscribers) == 0
+	d.mu.Unlock()
 	if free {
-		d.broker.start(func(ctx context.Context) { d.broker.claims.release(ctx, d) })
+		d.broker.claims.release(ctx, d)
+	}
+	if in != nil {
+		d.line.drain(ctx, in)
 	}
 }

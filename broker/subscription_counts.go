@@ -50,7 +50,7 @@ func (d *durable) open() int {
 	defer d.mu.Unlock()
 	n := 0
 	for _, s := range d.subscribers {
-		if !s.receiving {
+		if !s.receiving && !s.closed {
 			n++
 		}
 	}

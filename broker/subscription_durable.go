@@ -46,6 +46,7 @@ type durable struct {
 	lasts       map[string]uint64    // the last sequence of a topic up to def.LastUpTo
 	claim       claim                // of an exclusive subscription
 	active      *Subscriber          // the one that is active, if exclusive
+	thirsty     []*Subscriber        // whose credit unlock looks at
 	outbox      []outgoing           // sent by unlock
 }
 
@@ -63,6 +64,10 @@ func (d *durable) post(subject, reply string, data []byte) {
 // with its connection, as if it had been sent just before: the consumer's ack wait, or
 // the end of the connection, makes up for it.
 func (d *durable) unlock() {
+	for _, s := range d.thirsty { // after all else, and once each
+		s.drink()
+	}
+	d.thirsty = d.thirsty[:0]
 	out := d.outbox
 	d.outbox = nil
 	d.mu.Unlock()
