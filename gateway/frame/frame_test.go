@@ -241,6 +241,44 @@ func TestFlushGivesUpOnAStalledClient(t *testing.T) {
 	}
 }
 
+// A socket that was full once takes frames as before, however much later.
+func TestTryWriteLongAfterAFlush(t *testing.T) {
+	each(t, func(t *testing.T, secure bool) {
+		const interval = time.Second
+		result := make(chan error, 1)
+		url, client := serve(t, secure, frame.Options{Interval: interval}, func(s *frame.Socket) {
+			reading := make(chan struct{})
+			go func() {
+				defer close(reading)
+				drain(s)
+			}()
+			defer func() { <-reading }()
+			var c frame.Chunk
+			c.Text(make([]byte, 12<<20)) // more than the buffers between hold
+			if err := s.Write(&c); err != nil {
+				result <- err
+				return
+			}
+			time.Sleep(interval + interval/10) // the time that a flush has
+			c.Reset()
+			c.Text([]byte("later"))
+			_, err := s.TryWrite(c.Bytes, c.Ends, 0)
+			result <- err
+		})
+		conn := dial(t, url, client)
+		for range 2 {
+			if _, _, err := conn.Read(limited(t)); err != nil {
+				t.Errorf("read: %v", err)
+				break
+			}
+		}
+		if err := <-result; err != nil {
+			t.Errorf("a write later: %v", err)
+		}
+		conn.CloseNow()
+	})
+}
+
 // Bytes that arrive in one packet with the handshake are not lost.
 func TestEarlyFrames(t *testing.T) {
 	got := make(chan string, 1)

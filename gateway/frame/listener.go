@@ -116,11 +116,14 @@ const flushPiece = 4 << 10
 // patience returns; when that is over, patient says whether to go on. One goroutine
 // at a time may flush.
 func (c *conn) flush(patience func() time.Time, patient func() bool) error {
-	for {
+	for waited := false; ; waited = true {
 		c.mu.Lock()
 		piece := c.kept[:min(len(c.kept), flushPiece)]
 		c.mu.Unlock()
 		if len(piece) == 0 {
+			if waited { // or the deadline would stop a try when it has passed
+				return c.Conn.SetWriteDeadline(time.Time{})
+			}
 			return nil
 		}
 		if err := c.Conn.SetWriteDeadline(patience()); err != nil {
