@@ -153,8 +153,12 @@ func (s *Stream) end(err error, caller context.Context) {
 		err = ErrClosed
 	}
 	s.err = fmt.Errorf("subscribe to %s: %w", s.filter, err)
+	ended := State{Phase: Ended, Since: s.now(), Why: err}
+	s.mu.Lock()
+	s.state = ended // who learns the end from Next finds it here too
+	s.mu.Unlock()
 	close(s.queue)
-	s.tell(State{Phase: Ended, Since: s.now(), Why: err})
+	s.tell(ended)
 }
 
 // Next waits for the next delivery. It returns what came before an end of the
