@@ -40,3 +40,10 @@ func HostName(s string) string   { return hostName(s) }
 
 // HurryDrain lets a drain be over before /healthz has said so for a second.
 func (g *Gateway) HurryDrain() { g.drainLeast = 10 * time.Millisecond }
+
+// ParseSession reads a session's message and tells what it asks for; quoted is the id
+// as answers have it.
+func ParseSession(b []byte) (id, op string, quoted []byte, err error) {
+	id, r := (&session{}).parse(b)
+	return id, r.op, quote(id), r.err
+}
