@@ -210,6 +210,14 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	}
 }
 
+// A log may be larger than the disk's free space by its retention: it is small, at
+// first, and the operator may add a disk.
+func TestRetentionBeyondTheDisk(t *testing.T) {
+	large := broker.NamespaceConfig{Retention: broker.Retention{MaxBytes: 1 << 50}}
+	b, _ := start(t, broker.Config{Namespaces: map[string]broker.NamespaceConfig{ns: large, "other": large}})
+	publish(t, b, "a", "1")
+}
+
 func TestReloadBeforeRun(t *testing.T) {
 	b, err := broker.New(broker.Config{Dir: t.TempDir()})
 	if err != nil {

@@ -20,6 +20,8 @@ const (
 	maxPayload = 4 << 20
 	// headerRoom is what a stored message's headers may take beside its event.
 	headerRoom = 1 << 10
+	// maxStore bounds the files of all logs; what does bound them is their retention.
+	maxStore = 1 << 60
 	// requestTimeout bounds one question to NATS.
 	requestTimeout = 10 * time.Second
 	// retryAfter is what a client is told when the log can't be used.
@@ -30,15 +32,18 @@ const (
 func startServer(c Config, logger *slog.Logger) (*server.Server, error) {
 	always, interval := c.Log.flush()
 	options := &server.Options{
-		ServerName:             "outrelay",
-		DontListen:             true,
-		NoSigs:                 true,
-		JetStream:              true,
-		StoreDir:               c.Dir,
-		SyncAlways:             always,
-		SyncInterval:           interval,
-		MaxPayload:             maxPayload,
-		MaxPending:             256 << 20,
+		ServerName:   "outrelay",
+		DontListen:   true,
+		NoSigs:       true,
+		JetStream:    true,
+		StoreDir:     c.Dir,
+		SyncAlways:   always,
+		SyncInterval: interval,
+		MaxPayload:   maxPayload,
+		MaxPending:   256 << 20,
+		// Left out, it is a part of the disk's free space, and a log whose retention
+		// may grow beyond that is refused, also while it is small.
+		JetStreamMaxStore:      maxStore,
 		DisableJetStreamBanner: true,
 	}
 	s, err := server.NewServer(options)
