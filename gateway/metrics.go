@@ -67,7 +67,7 @@ func newMetrics(registry *prometheus.Registry, g *Gateway) (*metrics, error) {
 		Namespace: "outrelay", Name: "polls", Help: "Requests that wait for deliveries of a durable subscription.",
 	}, []string{"namespace"})
 	register(m.polls)
-	register(newSubscriptionMetrics(g.config))
+	register(newSubscriptionMetrics(g))
 	var sessionErr error
 	if m.session, sessionErr = newSessionMetrics(registry, m); err == nil {
 		err = sessionErr

@@ -12,25 +12,19 @@ import (
 // subscriptionMetrics shows what the broker counts of durable subscriptions, whatever
 // way they are used. Labels are bounded: the namespaces of the config, and verbs.
 type subscriptionMetrics struct {
-	broker     Broker
-	namespaces []string
+	gateway *Gateway
 
 	deliveries, redeliveries, settled, skipped *prometheus.Desc
 	deadLetters, dropped, requeued             *prometheus.Desc
 	subscribers                                *prometheus.Desc
 }
 
-func newSubscriptionMetrics(c Config) *subscriptionMetrics {
+func newSubscriptionMetrics(g *Gateway) *subscriptionMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("outrelay_subscription_"+name, help, append([]string{"namespace"}, labels...), nil)
 	}
-	namespaces := slices.Collect(maps.Values(c.Hosts))
-	if c.Dev {
-		namespaces = append(namespaces, broker.DefaultNamespace)
-	}
-	slices.Sort(namespaces)
 	return &subscriptionMetrics{
-		broker: c.Broker, namespaces: slices.Compact(namespaces),
+		gateway:      g,
 		deliveries:   desc("deliveries_total", "Attempts that durable subscriptions handed out."),
 		redeliveries: desc("redeliveries_total", "Those of them that were no first attempts."),
 		settled:      desc("settled_total", "What became of them: a verb, lapsed (not settled in time) or abandoned (the subscriber left).", "how"),
@@ -42,6 +36,16 @@ func newSubscriptionMetrics(c Config) *subscriptionMetrics {
 	}
 }
 
+// namespaces lists those that are served.
+func (g *Gateway) namespaces() []string {
+	list := slices.Collect(maps.Values(*g.hosts.Load()))
+	if g.config.Dev {
+		list = append(list, broker.DefaultNamespace)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
 func (m *subscriptionMetrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{m.deliveries, m.redeliveries, m.settled, m.skipped, m.deadLetters, m.dropped, m.requeued, m.subscribers} {
 		to <- d
@@ -49,8 +53,8 @@ func (m *subscriptionMetrics) Describe(to chan<- *prometheus.Desc) {
 }
 
 func (m *subscriptionMetrics) Collect(to chan<- prometheus.Metric) {
-	for _, namespace := range m.namespaces {
-		c := m.broker.SubscriptionCounts(namespace)
+	for _, namespace := range m.gateway.namespaces() {
+		c := m.gateway.config.Broker.SubscriptionCounts(namespace)
 		count := func(d *prometheus.Desc, n uint64, labels ...string) {
 			to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), append([]string{namespace}, labels...)...)
 		}
