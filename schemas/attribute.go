@@ -72,10 +72,16 @@ func brokers(name []byte) bool {
 			strings.HasPrefix(string(name), AttributeDeadPrefix))
 }
 
-// fault is a problem of one attribute.
+// fault is a problem of one attribute. What of the stranger's text is in it is kept
+// short: a name may be of any length.
 func fault(attribute, format string, args ...any) *Problem {
+	for i, a := range args {
+		if s, ok := a.(string); ok {
+			args[i] = clip(s)
+		}
+	}
 	p := Problemf("event", format, args...)
-	p.Attribute = attribute
+	p.Attribute = clip(attribute)
 	return p
 }
 
