@@ -395,7 +395,7 @@ func TestTokenInSession(t *testing.T) {
 	const all = `{"subscribe":["**"]}`
 	short := jwt(secret, "svc", 2*time.Second, all)
 	c := w.dial(t, "/connect", "Sec-WebSocket-Protocol: outrelay.v1.json, outrelay.bearer."+base64URL(short))
-	left := &talk{c, t}
+	left := &talk{Conn: c, t: t}
 	if m := left.want("welcome", ""); m.TokenExpires.IsZero() || time.Until(m.TokenExpires) > 2*time.Second {
 		t.Errorf("welcome = %s, want when the token expires", m.raw)
 	}

@@ -20,7 +20,8 @@ import (
 // A talk is a session as a client has it.
 type talk struct {
 	*websocket.Conn
-	t testing.TB
+	t     testing.TB
+	early []said // events that came before an answer
 }
 
 // A said is a message of the gateway.
@@ -33,7 +34,7 @@ type said struct {
 func (w *world) session(t testing.TB, headers ...string) *talk {
 	t.Helper()
 	c := w.dial(t, "/connect", append([]string{"Sec-WebSocket-Protocol: outrelay.v1.json"}, headers...)...)
-	s := &talk{c, t}
+	s := &talk{Conn: c, t: t}
 	t.Cleanup(func() { c.CloseNow() })
 	c.SetReadLimit(16 << 20)
 	if m := s.next(); m.Op != "welcome" || m.Connection == "" || m.Gateway == "" {
@@ -51,6 +52,16 @@ func (s *talk) say(format string, args ...any) {
 // next reads the next message.
 func (s *talk) next() said {
 	s.t.Helper()
+	if len(s.early) > 0 {
+		m := s.early[0]
+		s.early = s.early[1:]
+		return m
+	}
+	return s.read()
+}
+
+func (s *talk) read() said {
+	s.t.Helper()
 	var m said
 	e, err := tryNext(s.Conn)
 	if err != nil {
@@ -63,10 +74,18 @@ func (s *talk) next() said {
 	return m
 }
 
-// want reads the next message, which must have this op and id.
+// want reads the next message, which must have this op and id. What a settlement
+// brings about may come before its answer, and is kept for later.
 func (s *talk) want(op, id string) said {
 	s.t.Helper()
-	m := s.next()
+	var m said
+	if op == "ok" {
+		for m = s.read(); m.Op == "event"; m = s.read() {
+			s.early = append(s.early, m)
+		}
+	} else {
+		m = s.next()
+	}
 	if m.Op != op || m.ID != id {
 		s.t.Fatalf("got %s, want %s of id %q", m.raw, op, id)
 	}
@@ -101,7 +120,7 @@ func TestSessionWelcomes(t *testing.T) {
 		if got := c.Subprotocol(); got != want {
 			t.Errorf("offered %q, the answer names %q, want %q", protocols, got, want)
 		}
-		m := (&talk{c, t}).want("welcome", "")
+		m := (&talk{Conn: c, t: t}).want("welcome", "")
 		if m.Limits.Message != 9<<20 || m.Limits.Event != 1<<20 || m.Limits.Subscriptions != 1000 || m.Limits.PingSeconds != 25 || !m.TokenExpires.IsZero() {
 			t.Errorf("welcome = %s", m.raw)
 		}
