@@ -24,6 +24,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -165,6 +166,9 @@ func (b *Broker) Run(ctx context.Context) error {
 			return fmt.Errorf("log of namespace %s: %w", name, err)
 		}
 		ns.writer.end.Store(&position{end.last, end.accepted})
+		if end.first > 1 { // events are gone, and nobody here saw why
+			ns.log.fullAt.Store(time.Now().UnixNano())
+		}
 		b.namespaces[name] = ns
 		b.start(ns.writer.run)
 		ns.subscriptions = newSubscriptions(b, ns)

@@ -144,6 +144,36 @@ func TestCursorOlderThanATopicsRetention(t *testing.T) {
 	}
 }
 
+// A log that was full for a moment, and emptied by age again, tells a cursor whose
+// events went for its size, also after a restart.
+func TestCursorBehindALogThatWasFull(t *testing.T) {
+	c := broker.Config{Dir: t.TempDir(), Log: broker.LogConfig{Flush: "1m"}, Namespaces: map[string]broker.NamespaceConfig{ns: {
+		Topics:    []broker.TopicRule{{Filter: "short/**", MaxAge: time.Second}},
+		Retention: broker.Retention{MaxBytes: schemas.MaxBatch},
+	}}}
+	b, stop := start(t, c)
+	first := publish(t, b, "long/one", "l-1")
+	publish(t, b, "long/one", "l-2")
+	padding := `"data":"` + strings.Repeat("x", 500_000) + `"`
+	for _, id := range ids("s", 1, 40) {
+		if _, err := b.Publish(limited(t), ns, "short/one", []*schemas.Event{event(t, id, padding)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := func() bool {
+		page, err := b.History(limited(t), ns, broker.HistoryOptions{Topics: "**", Start: broker.Start{From: broker.FromEarliest}, Limit: 1})
+		return err == nil && len(page.Events) == 0
+	}
+	await(t, "end of the short topic", gone)
+	for _, when := range []string{"at once", "after a restart"} {
+		if got := take(t, subscribe(t, b, broker.StreamOptions{Topics: "long/*", Start: after(first.Cursor)}), 1); got[0] != "gap expired" {
+			t.Errorf("%s: got %v, want the notice that l-2 is gone", when, got)
+		}
+		stop()
+		b, stop = start(t, c)
+	}
+}
+
 func TestExpiredEventsAreAcceptedAndNotDelivered(t *testing.T) {
 	b, _ := start(t, broker.Config{})
 	s := subscribe(t, b, broker.StreamOptions{Topics: "a"})

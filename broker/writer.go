@@ -48,6 +48,7 @@ type writer struct {
 	// end is the newest event that was answered, for who alone writes to the log.
 	end      atomic.Pointer[position]
 	patience time.Duration // for one answer; owned by run
+	unseen   int64         // bytes stored since the log's size was looked at; owned by run
 	held     *publication  // taken from the queue, too large for the batch before; owned by run
 }
 
@@ -203,11 +204,26 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 		}
 	}
 	w.end.Store(&end)
+	w.watch(ctx, fresh)
 	for _, i := range copies {
 		original := seen[i.identity]
 		i.settle(original.sequence, original.first, true)
 	}
 	return nil
+}
+
+// watch has the log's size looked at often enough that it can't fill and empty again
+// unseen: whether the oldest went for its size decides what a cursor is told.
+func (w *writer) watch(ctx context.Context, stored []*item) {
+	for _, i := range stored {
+		w.unseen += int64(len(i.data))
+	}
+	if w.unseen < w.namespace.rules.now().retention.MaxBytes/8 {
+		return
+	}
+	if _, err := w.namespace.log.place(ctx); err == nil {
+		w.unseen = 0
+	}
 }
 
 // commit stores items that are not known here. The log may know some of them: from
