@@ -16,7 +16,7 @@ const deadTopic = schemas.Topic("dead/letters")
 
 // dying is a subscription whose dead letters are kept.
 func dying(topics schemas.TopicFilter) broker.SubscriptionOptions {
-	return broker.SubscriptionOptions{Topics: topics, AckWait: 200 * time.Millisecond, MaxDeliver: 2, DeadLetter: ptr(deadTopic)}
+	return broker.SubscriptionOptions{Topics: topics, AckWait: time.Minute, MaxDeliver: 2, DeadLetter: ptr(deadTopic)}
 }
 
 // deadLetters reads n dead letters and names each: id, reason, topic, subscription, count.
@@ -45,10 +45,12 @@ func TestAttemptsAreUsedUp(t *testing.T) {
 	b, _ := start(t, broker.Config{})
 	dead := subscribe(t, b, broker.StreamOptions{Topics: "dead/**"})
 	s := open(t, b, "s", broker.SubscriberOptions{Subscription: dying("a/*")})
+	ackWait(t, b, "s", 200*time.Millisecond)
 	r := publish(t, b, "a/b", "lapse")
 	first, _ := handed(t, s, 1)
 	handed(t, s, 1)
 	short, _ := deadLetters(t, dead, 1)
+	ackWait(t, b, "s", time.Minute)
 	equal(t, "lapsed", short, []string{"lapse maxdeliver a/b s 2"})
 	unknown(t, b, "s", broker.Settlement{Tags: tags(first...)})
 
@@ -84,6 +86,7 @@ func TestAttemptsAreUsedUp(t *testing.T) {
 func TestDeadLetterWithNobodyConnected(t *testing.T) {
 	b, _ := start(t, broker.Config{})
 	put(t, b, "s", dying("a"), broker.Start{})
+	ackWait(t, b, "s", 200*time.Millisecond)
 	publish(t, b, "a", "e1")
 	for _, want := range []string{"e1", "e1/2"} {
 		_, short := receive(t, b, "s", 1, 5*time.Second)
@@ -127,9 +130,10 @@ func TestDroppedWithoutDeadLetterTopic(t *testing.T) {
 	settle(t, b, "s", broker.Reject, all[0])
 	settle(t, b, "s", broker.Release, all[1])
 	await(t, "drop of all three", func() bool { return b.SubscriptionCounts(ns).Dropped == 3 })
-	if state, err := b.Subscription(limited(t), ns, "s"); err != nil || state.Pending != 0 || state.Unsettled != 0 {
-		t.Errorf("Subscription = %+v, %v, want nothing left", state, err)
-	}
+	await(t, "state with nothing left", func() bool {
+		state, err := b.Subscription(limited(t), ns, "s")
+		return err == nil && state.Pending == 0 && state.Unsettled == 0
+	})
 }
 
 // Two subscriptions that fail on one event have a dead letter each; a subscription on
@@ -206,6 +210,7 @@ func TestRequeue(t *testing.T) {
 	if string(again[0].Event) != string(original) {
 		t.Errorf("requeued %s, want it as it was: %s", again[0].Event, original)
 	}
+	ackWait(t, b, "s", 500*time.Millisecond)
 	_, short = handed(t, s, 1) // and it lapses as any other
 	equal(t, "a requeued event's second attempt", short, []string{"e2/2"})
 
@@ -274,9 +279,7 @@ func TestRequeueRefusesWhatIsNoDeadLetterOfIts(t *testing.T) {
 // All dead letters are requeued once, also those of a dead-letter topic that was changed.
 func TestRequeueAll(t *testing.T) {
 	b, _ := start(t, broker.Config{})
-	slow := dying("a")
-	slow.AckWait = 30 * time.Second
-	s := open(t, b, "s", broker.SubscriberOptions{Subscription: slow, Credit: 1000})
+	s := open(t, b, "s", broker.SubscriberOptions{Subscription: dying("a"), Credit: 1000})
 	want := ids("e", 1, 700)
 	publish(t, b, "a", want...)
 	all, _ := handed(t, s, 700)

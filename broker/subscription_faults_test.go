@@ -19,9 +19,7 @@ import (
 func TestSubscriptionsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	b, stop := start(t, broker.Config{Dir: dir})
-	dead := dying("a")
-	dead.AckWait = time.Second
-	put(t, b, "s", dead, broker.Start{})
+	put(t, b, "s", dying("a"), broker.Start{})
 	publish(t, b, "a", ids("e", 1, 6)...)
 	all, _ := receive(t, b, "s", 3, 0)
 	settle(t, b, "s", broker.Ack, all[0])
@@ -32,8 +30,9 @@ func TestSubscriptionsSurviveARestart(t *testing.T) {
 	stop()
 
 	b, stop = start(t, broker.Config{Dir: dir})
-	settle(t, b, "s", broker.Ack, all[1]) // late
+	settle(t, b, "s", broker.Ack, all[1])
 	unknown(t, b, "s", broker.Settlement{Tags: tags(all[0])})
+	settle(t, b, "s", broker.Release, all[2])
 	rest, short := receive(t, b, "s", 10, 5*time.Second)
 	for len(short) < 4 {
 		more, ids := receive(t, b, "s", 10, 5*time.Second)
@@ -50,11 +49,13 @@ func TestSubscriptionsSurviveARestart(t *testing.T) {
 	stop() // with the last attempt of two events handed out
 
 	b, _ = start(t, broker.Config{Dir: dir})
+	ackWait(t, b, "s", 100*time.Millisecond)
 	deadStream := subscribe(t, b, broker.StreamOptions{Topics: "dead/**", Start: broker.Start{From: broker.FromEarliest}})
 	if _, short := receive(t, b, "s", 10, 3*time.Second); len(short) > 0 {
 		t.Errorf("after the last attempt %v came", short)
 	}
 	short, _ = deadLetters(t, deadStream, 2)
+	ackWait(t, b, "s", time.Minute)
 	slices.Sort(short)
 	equal(t, "dead letters", short, []string{"e3 maxdeliver a s 2", "e4 maxdeliver a s 2"})
 	if n, err := b.RequeueAll(limited(t), ns, "s"); n != 2 || err != nil {
@@ -70,9 +71,7 @@ func TestTwoGateways(t *testing.T) {
 	config := broker.Config{NATS: broker.NATSConfig{URL: cluster(t, 1)[0]}}
 	b1, stop1 := start(t, config)
 	b2, _ := start(t, config)
-	o := dying("a")
-	o.AckWait = 2 * time.Second
-	put(t, b1, "s", o, broker.Start{})
+	put(t, b1, "s", dying("a"), broker.Start{})
 	publish(t, b2, "a", ids("e", 1, 8)...)
 	all, _ := receive(t, b1, "s", 8, 0)
 
@@ -136,7 +135,7 @@ func TestLateAckAcrossGateways(t *testing.T) {
 	b1, _ := start(t, config)
 	b2, _ := start(t, config)
 	o := dying("a")
-	o.AckWait = 500 * time.Millisecond
+	o.AckWait = 3 * time.Second
 	put(t, b1, "s", o, broker.Start{})
 	publish(t, b1, "a", "e1")
 	first, _ := receive(t, b1, "s", 1, 0)
@@ -147,7 +146,7 @@ func TestLateAckAcrossGateways(t *testing.T) {
 		settled, err := b2.Settle(limited(t), ns, "s", broker.Settlement{Verb: broker.Extend, Tags: tags(second...)})
 		return err == nil && len(settled.Unknown) == 1
 	})
-	time.Sleep(600 * time.Millisecond) // the second attempt's time
+	time.Sleep(o.AckWait) // the second attempt's time
 	if c := b2.SubscriptionCounts(ns); c.DeadLetters+c.Lapsed != 0 {
 		t.Errorf("SubscriptionCounts = %+v, want no dead letter", c)
 	}

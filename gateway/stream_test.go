@@ -53,6 +53,10 @@ func (w *world) tryDial(path string, headers ...string) (*websocket.Conn, *http.
 			}
 			continue
 		}
+		if name == "Host" {
+			o.Host = value
+			continue
+		}
 		o.HTTPHeader.Set(name, value)
 	}
 	if !strings.Contains(path, "://") {

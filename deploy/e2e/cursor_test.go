@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -93,24 +94,22 @@ func isSentinel(id string) bool { return strings.HasPrefix(id, sentinel) }
 // An opened is a stream that a test reads itself.
 type opened struct {
 	connection
-	name   string // its own
-	cancel context.CancelFunc
+	name string // its own
 }
 
-var openedStreams int
+var openedStreams atomic.Int64
 
 // opened opens a stream after a cursor, or with the events that come if that is "".
 func (g *gateway) opened(t *testing.T, way, filter, cursor string, query ...string) *opened {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
 	e := endpoint{address: g.topics(filter, append(query, "positions", "true")...), sse: way == "server-sent events", client: httpClient(t)}
 	c, err := e.open(ctx, cursor)
 	if err != nil {
 		t.Fatalf("%s on %s: %v", way, e.address, err)
 	}
-	openedStreams++
-	t.Cleanup(cancel)
-	return &opened{c, fmt.Sprint(openedStreams), cancel}
+	return &opened{c, fmt.Sprint(openedStreams.Add(1))}
 }
 
 func (o *opened) next(t *testing.T) arrival {

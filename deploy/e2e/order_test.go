@@ -17,13 +17,13 @@ import (
 // order by every way out, which is that of the log. A batch with one bad event leaves
 // nothing behind.
 func TestOrder(t *testing.T) {
-	each := 60
+	each, limit := 60, 3*patience
 	if soak() {
-		each = 1000
+		each, limit = 1000, 15*patience
 	}
 	g := start(t)
 	plain, tls1, tls2 := httpClient(t), g.tlsClient(t, false), g.tlsClient(t, true)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	c := &crowd{t: t, ctx: ctx, cancel: cancel}
 	defer c.following.Wait()

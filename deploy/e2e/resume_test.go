@@ -17,7 +17,7 @@ func TestResume(t *testing.T) {
 	w := flood{publishers: 4, events: 2000, cuts: 20}
 	limit := 2 * patience
 	if soak() {
-		w.events, w.cuts, limit = 20_000, 200, 10*patience
+		w.events, w.cuts, limit = 20_000, 200, 15*patience
 	}
 	for _, tt := range []struct {
 		name string

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	_ "embed"
+)
+
+//go:embed config/outrelay.yaml
+var outrelayConfig []byte
+
+// A measurement is a workload and what came of it, by run and round.
+type measurement struct {
+	workload
+	results [][]result
+}
+
+// measureAll measures what the options ask for and writes the results.
+func measureAll(o options) error {
+	folder, err := os.MkdirTemp("", "peers")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	if o.binary == "" {
+		o.binary = filepath.Join(folder, "outrelay")
+		build := exec.Command("go", "build", "-C", "../..", "-o", o.binary, "./cmd/outrelay")
+		if b, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build outrelay: %w\n%s", err, b)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, "outrelay.yaml"), outrelayConfig, 0o600); err != nil {
+		return err
+	}
+	if err := writeCertificate(folder); err != nil {
+		return err
+	}
+	began := time.Now()
+	var all []*measurement
+	var faults []error
+	for _, w := range plan(o) {
+		m := &measurement{w, make([][]result, len(w.runs))}
+		all = append(all, m)
+		for round := range w.rounds {
+			for i, do := range w.runs {
+				r, err := measure(do, o.binary, folder)
+				if err == nil && len(r.Wrong) > 0 {
+					err = errors.New(strings.Join(r.Wrong, "; "))
+				}
+				name := fmt.Sprintf("%s %d/%d, %s", w.name, round+1, w.rounds, do.label)
+				if err != nil {
+					err = fmt.Errorf("%s: %w", name, err)
+					fmt.Fprintln(os.Stderr, err)
+					faults = append(faults, err)
+					continue
+				}
+				m.results[i] = append(m.results[i], r)
+				fmt.Fprintf(os.Stderr, "%s: %s\n", name, brief(w.table, r))
+			}
+		}
+	}
+	faults = append(faults, tooGood(all)...)
+	text := report(o, all, faults, time.Since(began))
+	if o.out == "" {
+		fmt.Print(text)
+		return errors.Join(faults...)
+	}
+	if err := os.WriteFile(filepath.Join(o.out, "RESULTS.md"), []byte(text), 0o644); err != nil {
+		return err
+	}
+	if svg := plot(all); svg != "" {
+		if err := os.WriteFile(filepath.Join(o.out, "cost.svg"), []byte(svg), 0o644); err != nil {
+			return err
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// measure starts a peer, has it loaded once, and ends it.
+func measure(do run, binary, folder string) (r result, err error) {
+	own, err := os.MkdirTemp(folder, do.spec.Peer)
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(own)
+	s, err := startServer(peers[do.spec.Peer], binary, own, do.gather)
+	if err != nil {
+		return r, err
+	}
+	defer func() {
+		s.stop()
+		if err != nil {
+			err = fmt.Errorf("%w; the server said: %s", err, s.tail())
+		}
+	}()
+	do.spec.Address, do.spec.TLS, do.spec.PID = s.address, s.secure, s.cmd.Process.Pid
+	return load(do.spec)
+}
+
+// writeCertificate makes a certificate for localhost, ECDSA P-256.
+func writeCertificate(folder string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	for name, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: cert},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
