@@ -21,7 +21,8 @@ import (
 // race detector and a busy machine make it slow, never late.
 const patience = 60 * time.Second
 
-// A gateway is a running "outrelay serve --dev" on free loopback ports.
+// A gateway is a running "outrelay serve" on free loopback ports, with --dev where it
+// has no config.
 type gateway struct {
 	HTTP  string `json:"http"`
 	HTTPS string `json:"https"`
@@ -33,6 +34,8 @@ type gateway struct {
 	KeyFile string `json:"keyfile"`
 
 	under  []string // a program and its arguments that run the command, if any
+	config string   // a config file; "" for --dev
+	plain  bool     // without HTTPS
 	data   string
 	cmd    *exec.Cmd
 	output *buffer
@@ -43,7 +46,27 @@ type gateway struct {
 // one is given. It is stopped, and must end well, when the test is over.
 func start(t *testing.T, under ...string) *gateway {
 	t.Helper()
-	g := &gateway{under: under, data: t.TempDir(), HTTP: "http://127.0.0.1:0", HTTPS: "https://127.0.0.1:0", Admin: "http://127.0.0.1:0"}
+	return launch(t, &gateway{under: under})
+}
+
+// startConfig runs a gateway as start does, with a config in place of --dev; the
+// addresses and the data folder of the config are not used.
+func startConfig(t *testing.T, config string) *gateway {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "outrelay.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return launch(t, &gateway{config: file, plain: strings.Contains(config, "tls: off")})
+}
+
+// launch gives g addresses and a data folder, runs it and stops it after the test.
+func launch(t *testing.T, g *gateway) *gateway {
+	t.Helper()
+	g.data, g.HTTP, g.Admin = t.TempDir(), "http://127.0.0.1:0", "http://127.0.0.1:0"
+	if !g.plain {
+		g.HTTPS = "https://127.0.0.1:0"
+	}
 	g.run(t)
 	t.Cleanup(func() {
 		if g.cmd != nil {
@@ -58,9 +81,16 @@ func (g *gateway) run(t *testing.T) {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
 	g.output, g.PID = new(buffer), 0
-	args := append(slices.Clone(g.under), outrelay, "serve", "--dev",
-		"--http", hostport(t, g.HTTP), "--https", hostport(t, g.HTTPS), "--admin", hostport(t, g.Admin),
+	args := append(slices.Clone(g.under), outrelay, "serve", "--http", hostport(t, g.HTTP), "--admin", hostport(t, g.Admin),
 		"--data", g.data, "--ready-file", ready)
+	if g.config == "" {
+		args = append(args, "--dev")
+	} else {
+		args = append(args, "--config", g.config)
+	}
+	if g.HTTPS != "" {
+		args = append(args, "--https", hostport(t, g.HTTPS))
+	}
 	g.cmd = exec.Command(args[0], args[1:]...)
 	g.cmd.Stdout, g.cmd.Stderr = g.output, g.output
 	if err := g.cmd.Start(); err != nil {
