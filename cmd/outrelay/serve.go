@@ -83,7 +83,11 @@ func serve(cmd *cobra.Command, o config.Options, readyFile string) error {
 	}
 	reload, stop := watchHangups(o, logger, isTerminal(out))
 	defer stop()
+	supervisor := newSupervisor(os.Getenv("NOTIFY_SOCKET"))
 	serving := func(r ready) error {
+		if err := supervisor.tell("READY=1"); err != nil {
+			return err
+		}
 		if readyFile != "" {
 			if err := writeReady(readyFile, r); err != nil {
 				return err
@@ -95,7 +99,12 @@ func serve(cmd *cobra.Command, o config.Options, readyFile string) error {
 		}
 		return json.NewEncoder(out).Encode(r)
 	}
-	stopping := func() { fmt.Fprintln(errs, "draining; a second signal stops at once") }
+	stopping := func() {
+		fmt.Fprintln(errs, "draining; a second signal stops at once")
+		if err := supervisor.tell("STOPPING=1"); err != nil {
+			logger.Warn("the service manager was not told of the drain", "error", err)
+		}
+	}
 	if err := i.run(ctx, hooks{serving, stopping, reload}); err != nil {
 		return err
 	}
