@@ -135,13 +135,11 @@ func (c *Client) OpenSocket(ctx context.Context, topic string) (*Socket, error) 
 		defer done()
 		s.fail(s.run())
 	}()
-	select {
-	case <-s.opened:
-		return s, nil
-	case <-s.done:
+	if !stands(s.opened, s.done) {
 		s.cancel()
 		return nil, s.failure()
 	}
+	return s, nil
 }
 
 // Send sends an event, in the JSON event format, and waits only while too many are

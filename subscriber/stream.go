@@ -135,12 +135,25 @@ func (c *Client) Subscribe(ctx context.Context, filter string, options Subscribe
 		defer done()
 		s.end(s.run(), caller)
 	}()
-	select {
-	case <-s.opened:
-		return s, nil
-	case <-s.done:
+	if !stands(s.opened, s.done) {
 		s.cancel()
 		return nil, s.err
+	}
+	return s, nil
+}
+
+// stands waits until something has opened, or is done without having done so.
+func stands(opened, done <-chan struct{}) bool {
+	select {
+	case <-opened:
+		return true
+	case <-done:
+	}
+	select {
+	case <-opened: // and is over already, which who takes from it learns
+		return true
+	default:
+		return false
 	}
 }
 

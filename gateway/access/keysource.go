@@ -182,6 +182,11 @@ func (s *keySource) refresh(ctx context.Context) (next time.Duration) {
 		gone = gone || s.keys[id].digest != k.digest
 	}
 	left := len(s.keys)
+	s.mu.Unlock()
+	if err != nil && ctx.Err() == nil { // before those who wait are woken, so that the reason is there when they fail
+		s.log.Warn("no keys from a token issuer", "issuer", s.issuer, "error", err, "keys", left)
+	}
+	s.mu.Lock()
 	s.attempted = time.Now()
 	close(s.attempt)
 	s.attempt = make(chan struct{})
@@ -194,9 +199,6 @@ func (s *keySource) refresh(ctx context.Context) (next time.Duration) {
 		s.notify()
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			s.log.Warn("no keys from a token issuer", "issuer", s.issuer, "error", err, "keys", left)
-		}
 		return keyRetry
 	}
 	return keyRefresh - keyRefresh/10 + rand.N(keyRefresh/5)
