@@ -6,8 +6,11 @@ import "testing"
 // the relay over TLS.
 func TestRelayHycoWS(t *testing.T) {
 	g := start(t)
-	for _, scenario := range []string{"echo"} {
+	for _, scenario := range []string{
+		"echo", "helpers", "large", "senders", "share", "headers", "closes", "reject", "refusals", "renewal", "restart",
+	} {
 		t.Run(scenario, func(t *testing.T) {
+			t.Parallel()
 			node(t, g.CA, "hyco-ws.mjs", g.HTTPS, g.KeyName, g.KeyFile, scenario)
 		})
 	}

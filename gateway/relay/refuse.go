@@ -97,10 +97,22 @@ func azureCode(status int) string {
 func (v *visit) traced(text string) string {
 	place := v.entity.name
 	if place == "" {
-		place = "-"
+		place = strings.Map(printable, v.path[min(1, len(v.path)):])
+	}
+	const most = 256
+	if len(place) > most {
+		place = place[:most]
 	}
 	return fmt.Sprintf("%s. TrackingId:%s, SystemTracker:sb://%s/%s, Timestamp:%s",
 		strings.TrimRight(text, ". "), v.trackingID(), safeHost(v.r.Host), place, time.Now().UTC().Format("2006-01-02T15:04:05"))
+}
+
+// printable keeps what may stand in a status line without a question.
+func printable(c rune) rune {
+	if c <= ' ' || c >= 0x7f || strings.ContainsRune(`"<>\\`, c) {
+		return -1
+	}
+	return c
 }
 
 // safeHost is a Host header without what could not be in a host name.
@@ -115,7 +127,7 @@ func safeHost(host string) string {
 
 // reasonPhrase makes text fit for a status line.
 func reasonPhrase(text string) string {
-	const most = 512
+	const most = 1024
 	text = strings.Map(func(c rune) rune {
 		if c < ' ' || c == 0x7f {
 			return ' '
