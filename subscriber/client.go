@@ -21,6 +21,7 @@ type Client struct {
 	backoff backoff
 	publish *http.Client
 	sockets *http.Client
+	links   *http.Client // of the relay
 
 	tasks sync.WaitGroup // the goroutine of every stream and socket
 
@@ -45,6 +46,7 @@ func New(config Config) (*Client, error) {
 		backoff: backoff{base: backoffBase, cap: backoffCap},
 		publish: &http.Client{Transport: config.publishTransport(), CheckRedirect: stay},
 		sockets: &http.Client{Transport: &refusals{config.socketTransport()}, CheckRedirect: stay},
+		links:   &http.Client{Transport: &refusals{config.linkTransport()}, CheckRedirect: stay},
 		ends:    map[int]context.CancelFunc{},
 	}, nil
 }
@@ -84,6 +86,7 @@ func (c *Client) Close() error {
 	c.tasks.Wait()
 	c.publish.CloseIdleConnections()
 	c.sockets.CloseIdleConnections()
+	c.links.CloseIdleConnections()
 	return nil
 }
 
@@ -111,19 +114,25 @@ func (c *Client) open(parent context.Context) (ctx context.Context, done func(),
 
 // authorize puts a token into the header, if there is one to be had.
 func (c *Client) authorize(ctx context.Context, h http.Header) error {
-	if c.config.Token == nil {
-		return nil
-	}
-	token, err := c.config.Token(ctx)
-	if err != nil {
-		return fmt.Errorf("get a token: %w", err)
-	}
-	if token == "" {
-		return nil
+	token, err := c.token(ctx)
+	if err != nil || token == "" {
+		return err
 	}
 	if !strings.HasPrefix(token, "SharedAccessSignature ") {
 		token = "Bearer " + token
 	}
 	h.Set("Authorization", token)
 	return nil
+}
+
+// token asks the program for a token; empty if there is none to be had.
+func (c *Client) token(ctx context.Context) (string, error) {
+	if c.config.Token == nil {
+		return "", nil
+	}
+	token, err := c.config.Token(ctx)
+	if err != nil {
+		return "", fmt.Errorf("get a token: %w", err)
+	}
+	return token, nil
 }

@@ -122,6 +122,14 @@ func (c Config) socketTransport() *http.Transport {
 	}
 }
 
+// linkTransport is for the WebSockets of the relay, whose deadlines are their user's,
+// and whose handshake waits for the other side.
+func (c Config) linkTransport() *http.Transport {
+	t := c.socketTransport()
+	t.DialContext, t.ResponseHeaderTimeout = c.DialContext, relayTimeout
+	return t
+}
+
 func (c Config) tls() *tls.Config {
 	if c.TLS == nil {
 		return &tls.Config{MinVersion: tls.VersionTLS12}

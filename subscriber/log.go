@@ -14,5 +14,7 @@ const (
 )
 
 func attrTopic(topic string) slog.Attr      { return slog.String("topic", topic) }
+func attrName(name string) slog.Attr        { return slog.String("name", name) }
+func attrWhat(what string) slog.Attr        { return slog.String("what", what) }
 func attrErr(err error) slog.Attr           { return slog.String("err", err.Error()) }
 func attrWait(wait time.Duration) slog.Attr { return slog.Duration("wait", wait) }

@@ -12,6 +12,7 @@ import (
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/relay"
 	"github.com/outrelay/outrelay/subscriber"
 )
 
@@ -52,8 +53,14 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	joins, err := relay.New(relay.Config{
+		Broker: b, Access: policy, Rules: map[string][]relay.Rule{"default": {{Name: "**"}}},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	g, err := gateway.New(gateway.Config{
-		Broker: b, Access: policy, Dev: true, HTTP: "127.0.0.1:0", Admin: "127.0.0.1:0",
+		Broker: b, Access: policy, Relay: joins, Dev: true, HTTP: "127.0.0.1:0", Admin: "127.0.0.1:0",
 	})
 	if err != nil {
 		w.t.Fatal(err)
