@@ -90,11 +90,15 @@ func (v *visit) connect() error {
 	if rule.NoWebSocket {
 		return schemas.Problemf("parameter", "This hybrid connection takes HTTP requests only; send one without Upgrade and without /$hc.")
 	}
+	if err := r.roomForSplice(); err != nil {
+		return err
+	}
 	m, err := r.meetings.open(kindAccept, v.entity)
 	if err != nil {
 		return err
 	}
 	defer r.meetings.close(m)
+	m.extensions = v.r.Header.Values("Sec-WebSocket-Extensions")
 
 	o := v.offer(m)
 	o.members = append(o.members, `,"connectHeaders":`...)
@@ -263,6 +267,19 @@ func (v *visit) join(a arrival) error {
 	return nil
 }
 
+// roomForSplice says whether another pair may be joined.
+func (r *Relay) roomForSplice() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.draining:
+		return errDraining()
+	case len(r.splices) >= r.limits.RelayConnections:
+		return errFull("joined connections")
+	}
+	return nil
+}
+
 // splice runs one in a goroutine of its own, so that what net/http holds for the
 // handshakes goes.
 func (r *Relay) splice(s *splice) bool {
@@ -315,7 +332,11 @@ func (v *visit) accept() error {
 	if err := v.checkHandshake(); err != nil {
 		return err
 	}
-	m, genuine := v.relay.meetings.take(kind, v.namespace, v.parameters[paramRendezvous])
+	names, err := prefixes(v.segments)
+	if err != nil {
+		return err
+	}
+	m, genuine := v.relay.meetings.take(kind, v.namespace, names, v.parameters[paramRendezvous])
 	switch {
 	case m == nil && genuine && kind == kindRequest:
 		return v.turnAway()
@@ -330,11 +351,14 @@ func (v *visit) accept() error {
 		}
 		return refusal{http.StatusGone, "Gone"}
 	}
-	a := arrival{}
+	a := arrival{extensions: agreed(m.extensions, v.r.Header.Values("Sec-WebSocket-Extensions"))}
 	a.protocol = strings.Join(v.r.Header.Values("Sec-WebSocket-Protocol"), ", ")
 	headers := "TrackingId: " + v.trackingID() + "\r\n"
 	if a.protocol != "" {
 		headers += "Sec-WebSocket-Protocol: " + a.protocol + "\r\n"
+	}
+	if a.extensions != "" {
+		headers += "Sec-WebSocket-Extensions: " + a.extensions + "\r\n"
 	}
 	if err := v.welcome(&a.hijacked, headers); err != nil {
 		return nil // the listener has gone; the sender waits for its time
@@ -345,6 +369,34 @@ func (v *visit) accept() error {
 		goAway(a.conn)
 	}
 	return nil
+}
+
+// agreed is what of a listener's Sec-WebSocket-Extensions goes into both answers. A
+// listener of Azure's protocol puts there what it chose of the sender's offer, and it
+// is copied. Any other WebSocket library puts there an offer of its own, to a server
+// that speaks no extension: that is recognised by an extension that the sender did not
+// offer, or by a parameter that only an offer can have (RFC 7692 section 7.1.2.2).
+func agreed(offered, chosen []string) string {
+	offers := map[string]bool{}
+	for _, value := range offered {
+		for item := range strings.SplitSeq(value, ",") {
+			name, _, _ := strings.Cut(item, ";")
+			offers[strings.ToLower(strings.Trim(name, " \t"))] = true
+		}
+	}
+	text := strings.Join(chosen, ", ")
+	for item := range strings.SplitSeq(text, ",") {
+		name, rest, _ := strings.Cut(item, ";")
+		if !offers[strings.ToLower(strings.Trim(name, " \t"))] {
+			return ""
+		}
+		for parameter := range strings.SplitSeq(rest, ";") {
+			if strings.EqualFold(strings.Trim(parameter, " \t"), "client_max_window_bits") {
+				return ""
+			}
+		}
+	}
+	return text
 }
 
 // welcome answers a listener's handshake.

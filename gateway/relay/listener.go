@@ -68,14 +68,10 @@ type accepted struct {
 
 // listen opens a control channel.
 func (v *visit) listen() error {
-	key := throttleKey{entity: entity{v.namespace, fold(strings.Trim(v.path, "/"))}}
+	name := fold(strings.Trim(v.path, "/"))
+	key := throttleKey{entity: entity{v.namespace, name[:min(len(name), maxName)]}}
 	key.address, _ = v.remote()
 	t := &v.relay.throttle
-	if t.crowded(key) {
-		p := schemas.Problemf("rate", "Too many handshakes of this listener fail; wait before the next.")
-		p.RetryAfter = throttleHold
-		return p
-	}
 	err := v.tryListen()
 	if err == nil {
 		t.succeeded(key)

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -126,8 +128,16 @@ const testKey = "dGhlIHNhbXBsZSBub25jZQ=="
 // handshake sends one and reads the answer. The address has no scheme.
 func handshake(t testing.TB, address string, headers ...string) *peer {
 	t.Helper()
+	// From an address of its own, so that no test's failures hold another's up.
+	return handshakeFrom(t, net.IPv4(127, byte(1+rand.IntN(250)), byte(rand.IntN(256)), byte(1+rand.IntN(250))), address, headers...)
+}
+
+// handshakeFrom is handshake from a loopback address.
+func handshakeFrom(t testing.TB, from net.IP, address string, headers ...string) *peer {
+	t.Helper()
 	host, path, _ := strings.Cut(address, "/")
-	c, err := net.Dial("tcp", host)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: patience}
+	c, err := d.Dial("tcp", host)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,4 +382,31 @@ func (w *world) pair(t testing.TB, control *peer, name string) (sender, listener
 		t.Fatalf("the sender got %s", sender.answer.Status)
 	}
 	return sender, listener
+}
+
+// traced is how Azure's reason phrases end.
+var traced = regexp.MustCompile(`\. TrackingId:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_G0, SystemTracker:sb://[^ ,]+/[^ ,]+, Timestamp:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$`)
+
+// checkProblem checks the body of a refusal: a problem of the contract, and Azure's own
+// member with the text of the reason phrase.
+func checkProblem(t testing.TB, body []byte, status int, line string) {
+	t.Helper()
+	var p struct {
+		Type, Title, Detail string
+		Status              int
+		Error               struct{ Code, Message string }
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		t.Fatalf("the body %q: %v", body, err)
+	}
+	codes := map[int]string{401: "TokenMissingOrInvalid", 403: "Forbidden", 404: "EndpointNotFound", 504: "GatewayTimeout", 500: "InternalServerError"}
+	if want := codes[status]; want != "" && p.Error.Code != want {
+		t.Errorf("error.code is %q with status %d, want %q", p.Error.Code, status, want)
+	}
+	if p.Status != status || !strings.HasPrefix(p.Type, "https://outrelay.dev/problems/") || p.Title == "" {
+		t.Errorf("the body is no problem with status %d: %s", status, body)
+	}
+	if p.Error.Message == "" || !strings.HasSuffix(line, p.Error.Message) || p.Detail != p.Error.Message {
+		t.Errorf("error.message is %q, detail %q, the status %q", p.Error.Message, p.Detail, line)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -21,6 +22,8 @@ type meeting struct {
 	kind   byte
 	entity entity
 	token  string
+	// extensions are what the sender offered.
+	extensions []string
 
 	// joined takes the listener's connection, from who found it to who waits.
 	joined chan arrival
@@ -100,12 +103,12 @@ func (m *meetings) proof(kind byte, namespace, token string) string {
 	return hex.EncodeToString(mac.Sum(nil)[:tokenProof/2])
 }
 
-// take finds the meeting of an address and uses the address up. genuine says that the
-// address was one, though it may be stale.
-func (m *meetings) take(kind byte, namespace, token string) (t *meeting, genuine bool) {
+// take finds the meeting of an address, whose path begins with one of the names, and
+// uses the address up. genuine says that the address was one, though it may be stale.
+func (m *meetings) take(kind byte, namespace string, names []string, token string) (t *meeting, genuine bool) {
 	m.mu.Lock()
 	t = m.waiting[token]
-	if t != nil && t.kind == kind && t.entity.namespace == namespace {
+	if t != nil && t.kind == kind && t.entity.namespace == namespace && slices.Contains(names, t.entity.name) {
 		delete(m.waiting, token)
 		m.mu.Unlock()
 		return t, true

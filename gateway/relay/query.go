@@ -13,6 +13,8 @@ const (
 	paramID          = "sb-hc-id"
 	paramStatus      = "sb-hc-statuscode"
 	paramDescription = "sb-hc-statusdescription"
+	paramKeyName     = "sb-hc-sas-key-name" // a key in clear; not taken
+	paramKey         = "sb-hc-sas-key"
 	paramRendezvous  = "sb-hc-rendezvous" // ours: the secret of an address
 	paramListener    = "sb-hc-listener"   // ours: which listener, by its id
 )

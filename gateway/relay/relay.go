@@ -33,12 +33,12 @@ type Config struct {
 // Limits are the relay's bounds. Zero is the default, which [DefaultLimits] shows.
 type Limits struct {
 	// RelayListeners is how many control channels are open at once on this gateway;
-	// one more gets 503.
+	// one more is refused with 429.
 	RelayListeners int
 	// RelayConnections is how many joined pairs are open at once; one more sender
-	// gets 503.
+	// is refused with 429.
 	RelayConnections int
-	// RelayWaiting is how many senders wait for a listener at once; one more gets 503.
+	// RelayWaiting is how many senders wait for a listener at once; one more is refused with 429.
 	RelayWaiting int
 	// RelayAccept is how long a listener has to accept a WebSocket, and how long its
 	// address is good.

@@ -6,16 +6,19 @@ import (
 )
 
 // Bounds of the throttle. Some clients connect again without any delay after every
-// failure, for ever: each is held for a while before it hears of the next.
+// failure, for ever, so that the answer to a failed handshake of a listener is held
+// back for a while: it costs a timer. Every handshake is looked at, so that a listener
+// that is well again gets in at once, whoever shares its address.
 const (
 	// throttleFree is how many failures in a row are answered at once.
 	throttleFree = 3
 	// throttleHold is how long the others wait for their answer. A listener that
 	// could connect again tries at least that often.
 	throttleHold = time.Second
-	// throttleWaiting is how many of one address and name wait at once; more are
-	// refused without waiting, and without being looked at.
-	throttleWaiting = 8
+	// throttleWaiting is how many of one address and name wait at once, and
+	// throttleAll how many in all; more are answered at once.
+	throttleWaiting = 64
+	throttleAll     = 4096
 	// throttleForget is when failures are forgotten.
 	throttleForget = 10 * time.Second
 	// throttleMost is how many addresses and names are remembered.
@@ -24,8 +27,9 @@ const (
 
 // A throttle remembers whose handshakes fail.
 type throttle struct {
-	mu    sync.Mutex
-	known map[throttleKey]*failures
+	mu      sync.Mutex
+	known   map[throttleKey]*failures
+	waiting int
 }
 
 type throttleKey struct {
@@ -40,15 +44,6 @@ type failures struct {
 }
 
 func (t *throttle) init() { t.known = map[throttleKey]*failures{} }
-
-// crowded says whether so many handshakes of this address and name wait for a refusal
-// that the next is not worth a look.
-func (t *throttle) crowded(k throttleKey) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.known[k]
-	return f != nil && f.waiting >= throttleWaiting
-}
 
 // failed notes a failure and returns how long its answer is to wait. Call waited
 // after that, if it is not zero.
@@ -67,10 +62,11 @@ func (t *throttle) failed(k throttleKey, now time.Time) time.Duration {
 		f.count = 0
 	}
 	f.last = now
-	if f.count++; f.count <= throttleFree {
+	if f.count++; f.count <= throttleFree || f.waiting >= throttleWaiting || t.waiting >= throttleAll {
 		return 0
 	}
 	f.waiting++
+	t.waiting++
 	return throttleHold
 }
 
@@ -79,6 +75,7 @@ func (t *throttle) waited(k throttleKey) {
 	defer t.mu.Unlock()
 	if f := t.known[k]; f != nil {
 		f.waiting--
+		t.waiting--
 	}
 }
 

@@ -54,7 +54,14 @@ func (v *visit) read() error {
 	v.path, v.query = v.r.URL.EscapedPath(), v.r.URL.RawQuery
 	if first, rest, _ := strings.Cut(strings.TrimPrefix(v.path, "/"), "/"); isHC(first) {
 		v.hc, v.path = true, "/"+rest
-		v.path, v.query = unescapeQuery(v.path, v.query)
+		if path, query := unescapeQuery(v.path, v.query); query != v.query {
+			v.path, v.query = path, query
+			// The token may be in the part that was found.
+			found := *v.r.URL
+			found.RawQuery = query
+			v.r = v.r.WithContext(v.r.Context())
+			v.r.URL = &found
+		}
 	} else if v.bound != "" {
 		v.path = "/" + v.bound + v.path
 	}
@@ -77,6 +84,10 @@ func (v *visit) read() error {
 	case actionListen, actionConnect, actionAccept, actionRequest:
 	default:
 		return schemas.Problemf("parameter", "The parameter sb-hc-action must be listen, connect, accept or request.")
+	}
+	_, named := v.parameters[paramKeyName]
+	if _, key := v.parameters[paramKey]; key || named {
+		return schemas.Problemf("unauthorized", "A shared key is not taken in an address, where it is seen by others; send a token made from it. Change this key.")
 	}
 	if v.hc && !v.upgrade {
 		return schemas.Problemf("parameter", "This endpoint is for web sockets only; send HTTP requests to the same address without /$hc.")
