@@ -379,7 +379,6 @@ func (l *listener) close(reason schemas.CloseReason) {
 	if reason.Word == schemas.CloseDone.Word {
 		text = "" // the answer to the listener's own Close frame
 	}
-	l.socket.patience = closeWait
 	if l.socket.goodbye(reason.Code, text) != nil {
 		l.socket.conn.Close()
 		return

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -135,6 +136,19 @@ func handshake(t testing.TB, address string, headers ...string) *peer {
 // handshakeFrom is handshake from a loopback address.
 func handshakeFrom(t testing.TB, from net.IP, address string, headers ...string) *peer {
 	t.Helper()
+	p := beginFrom(t, from, address, headers...)
+	p.answered()
+	return p
+}
+
+// begin sends a handshake and does not wait for the answer.
+func begin(t testing.TB, address string, headers ...string) *peer {
+	t.Helper()
+	return beginFrom(t, net.IPv4(127, 0, 0, 1), address, headers...)
+}
+
+func beginFrom(t testing.TB, from net.IP, address string, headers ...string) *peer {
+	t.Helper()
 	host, path, _ := strings.Cut(address, "/")
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: patience}
 	c, err := d.Dial("tcp", host)
@@ -149,9 +163,10 @@ func handshakeFrom(t testing.TB, from net.IP, address string, headers ...string)
 		b.WriteString(h + "\r\n")
 	}
 	p.raw([]byte(b.String() + "\r\n"))
-	p.answered()
 	return p
 }
+
+func base64url(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
 // answered reads the answer to a handshake.
 func (p *peer) answered() {
@@ -337,11 +352,38 @@ func (p *peer) message() message {
 	if f != 0x81 {
 		p.t.Fatalf("got frame %#x %.200q, want a JSON message", f, b)
 	}
-	var m message
-	if err := json.Unmarshal(b, &m); err != nil {
+	m, err := parseMessage(b)
+	if err != nil {
 		p.t.Fatalf("message %s: %v", b, err)
 	}
 	return m
+}
+
+func parseMessage(b []byte) (m message, err error) {
+	err = json.Unmarshal(b, &m)
+	return m, err
+}
+
+// answerOffer dials an offer's address, without a test.
+func answerOffer(o *offer) (net.Conn, error) {
+	u, err := url.Parse(o.Address)
+	if err != nil {
+		return nil, err
+	}
+	c, err := net.DialTimeout("tcp", u.Host, patience)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n", u.RequestURI(), u.Host, testKey)
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err == nil && answer.StatusCode != 101 {
+		err = fmt.Errorf("the answer to the listener is %s", answer.Status)
+	}
+	if err != nil {
+		c.Close()
+	}
+	return c, err
 }
 
 // dialed is the address of an offer as handshake takes it.
@@ -385,7 +427,7 @@ func (w *world) pair(t testing.TB, control *peer, name string) (sender, listener
 }
 
 // traced is how Azure's reason phrases end.
-var traced = regexp.MustCompile(`\. TrackingId:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_G0, SystemTracker:sb://[^ ,]+/[^ ,]+, Timestamp:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$`)
+var traced = regexp.MustCompile(`\. TrackingId:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}_G0, SystemTracker:sb://[^ ,]+/[^ ,]*, Timestamp:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$`)
 
 // checkProblem checks the body of a refusal: a problem of the contract, and Azure's own
 // member with the text of the reason phrase.

@@ -224,7 +224,8 @@ func appendFrame(dst []byte, first byte, payload []byte) []byte {
 	return append(appendHeader(dst, first, uint64(len(payload))), payload...)
 }
 
-// goodbye sends a Close frame, unless one was sent. Code 0 is none.
+// goodbye sends a Close frame, unless one was sent. Code 0 is none. It waits no longer
+// than a peer has to answer.
 func (s *socket) goodbye(code int, reason string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,7 +233,9 @@ func (s *socket) goodbye(code int, reason string) error {
 		return nil
 	}
 	s.closed = true
-	return s.put(closeFrame(code, reason))
+	s.conn.SetWriteDeadline(time.Now().Add(min(s.patience, closeWait))) //nolint:errcheck // the write will say it
+	_, err := s.conn.Write(closeFrame(code, reason))
+	return err
 }
 
 // closeFrame is a Close frame of ours.
