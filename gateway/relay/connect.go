@@ -19,6 +19,9 @@ func (v *visit) resolve() (*Rule, *access.Grant, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if v.bound != "" {
+		names = []string{v.bound} // the whole path is the suffix
+	}
 	book := v.relay.rules.Load()
 	for _, name := range names {
 		e := entity{v.namespace, name}
@@ -352,6 +355,7 @@ func (v *visit) accept() error {
 		return refusal{http.StatusGone, "Gone"}
 	}
 	a := arrival{extensions: agreed(m.extensions, v.r.Header.Values("Sec-WebSocket-Extensions"))}
+	a.scheme, a.host = v.ownAddress()
 	a.protocol = strings.Join(v.r.Header.Values("Sec-WebSocket-Protocol"), ", ")
 	headers := "TrackingId: " + v.trackingID() + "\r\n"
 	if a.protocol != "" {
@@ -366,7 +370,7 @@ func (v *visit) accept() error {
 	select {
 	case m.joined <- a:
 	case <-m.over:
-		goAway(a.conn)
+		v.partWithLate(kind, a.hijacked)
 	}
 	return nil
 }
@@ -420,7 +424,16 @@ func (v *visit) welcome(h *hijacked, headers string) error {
 func (v *visit) turnAway() error {
 	var h hijacked
 	if v.welcome(&h, "TrackingId: "+v.trackingID()+"\r\n") == nil {
-		goAway(h.conn)
+		v.partWithLate(kindRequest, h)
 	}
 	return nil
+}
+
+// partWithLate tells a listener that its sender has gone.
+func (v *visit) partWithLate(kind byte, h hijacked) {
+	if kind == kindRequest {
+		v.relay.partWith(newSocket(h, idleBuffer, closeWait), closeSenderGone)
+		return
+	}
+	goAway(h.conn)
 }

@@ -33,7 +33,7 @@ func (r *Relay) Drain(ctx context.Context) {
 	defer ticker.Stop()
 	for over := false; ; {
 		listeners, splices := r.open()
-		if len(listeners)+len(splices) == 0 {
+		if len(listeners)+len(splices)+r.requests() == 0 {
 			return
 		}
 		for _, l := range listeners {
@@ -65,6 +65,13 @@ func (r *Relay) open() (listeners []*listener, splices []*splice) {
 		splices = append(splices, s)
 	}
 	return listeners, splices
+}
+
+// requests is how many HTTP requests are under way.
+func (r *Relay) requests() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.exchanges)
 }
 
 // drain ends the control channel once nobody waits for its listener, or now.

@@ -44,6 +44,7 @@ type listener struct {
 	scheme, host string // by which it has reached us
 	tracking     string
 	remote       string
+	cancels      bool // wants to hear of requests whose sender has gone
 	socket       *socket
 	place        *broker.Listening
 
@@ -128,14 +129,12 @@ func (v *visit) tryListen() error {
 		return errNoEndpoint()
 	}
 	l := &listener{
-		relay: r, entity: v.entity, id: v.parameters[paramListener], number: random(), scheme: "ws", host: safeHost(v.r.Host), tracking: v.trackingID(),
+		relay: r, entity: v.entity, id: v.parameters[paramListener], number: random(), tracking: v.trackingID(),
 		queue: make(chan []byte, listenerQueue), orders: make(chan struct{}, 1), ended: make(chan struct{}),
-		grant: grant, accepted: map[string]accepted{},
+		grant: grant, accepted: map[string]accepted{}, cancels: v.parameters[paramCancels] == "true",
 	}
 	l.remote, _ = v.remote()
-	if v.r.TLS != nil || strings.EqualFold(v.r.Header.Get("X-Forwarded-Proto"), "https") {
-		l.scheme = "wss"
-	}
+	l.scheme, l.host = v.ownAddress()
 	if l.id == "" {
 		l.id = fmt.Sprintf("%016x", l.number)
 	} else if _, err := schemas.ParseSegment("listener id", l.id); err != nil {

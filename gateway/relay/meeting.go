@@ -29,6 +29,8 @@ type meeting struct {
 	joined chan arrival
 	// answers takes the answer to a request that came over the control channel.
 	answers chan *answer
+	// pieces is the answer as far as another gateway has sent it.
+	pieces pieces
 	// lost is told that the listener's control channel is gone.
 	lost chan struct{}
 	// over is closed once nobody waits any more.
@@ -38,6 +40,8 @@ type meeting struct {
 // An arrival is the listener at the meeting.
 type arrival struct {
 	hijacked
+	scheme     string   // by which the listener has reached us, and
+	host       string   // the host
 	refused    *refusal // it declines the sender; there is no connection
 	protocol   string
 	extensions string

@@ -6,14 +6,21 @@ import "encoding/binary"
 type note struct {
 	op       byte
 	token    string // noteLost: of the meeting
-	listener uint64 // noteDone: whose
-	id       string // noteDone: which of its senders
+	listener uint64 // noteDone, noteGone: whose
+	id       string // noteDone, noteGone: which of its senders
+
+	// noteAnswer: a piece of an answer.
+	flags  byte
+	number uint64
+	data   []byte // not kept
 }
 
 const (
 	noteVersion = 1
 	noteLost    = 'l' // to the sender's: the listener's control channel is gone
 	noteDone    = 'd' // to the listener's: the sender waits no more
+	noteGone    = 'g' // to the listener's: the same, and it had no answer
+	noteAnswer  = 'a' // to the sender's: a piece of the answer to its request
 )
 
 func (n note) append(b []byte) []byte {
@@ -21,7 +28,9 @@ func (n note) append(b []byte) []byte {
 	switch n.op {
 	case noteLost:
 		b = append(b, n.token...)
-	case noteDone:
+	case noteAnswer:
+		b = n.appendPiece(b)
+	case noteDone, noteGone:
 		b = append(binary.BigEndian.AppendUint64(b, n.listener), n.id...)
 	}
 	return b
@@ -35,7 +44,9 @@ func parseNote(b []byte) (n note, ok bool) {
 	switch n.op {
 	case noteLost:
 		n.token = string(b)
-	case noteDone:
+	case noteAnswer:
+		return n, n.parsePiece(b)
+	case noteDone, noteGone:
 		if len(b) < 8 {
 			return n, false
 		}
@@ -71,12 +82,14 @@ func (r *Relay) note(n note) {
 			default:
 			}
 		}
-	case noteDone:
+	case noteAnswer:
+		r.piece(n)
+	case noteDone, noteGone:
 		r.mu.Lock()
 		l := r.numbers[n.listener]
 		r.mu.Unlock()
 		if l != nil {
-			l.done(n.id)
+			l.done(n.id, n.op == noteGone)
 		}
 	}
 }
@@ -86,8 +99,17 @@ func (r *Relay) done(t taken) {
 	r.tell(t.gateway, note{op: noteDone, listener: t.listener, id: t.id})
 }
 
-func (l *listener) done(id string) {
+// gone tells it as well that the sender got no answer.
+func (r *Relay) gone(t taken) {
+	r.tell(t.gateway, note{op: noteGone, listener: t.listener, id: t.id})
+}
+
+func (l *listener) done(id string, gone bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	a, waited := l.accepted[id]
 	delete(l.accepted, id)
+	if gone && waited && a.kind == kindRequest && l.cancels {
+		l.cancel(id)
+	}
 }

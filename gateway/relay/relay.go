@@ -53,6 +53,18 @@ type Limits struct {
 	RelayIdle time.Duration
 	// RelayLifetime ends a joined pair, however busy.
 	RelayLifetime time.Duration
+	// RelayRequests is how many HTTP requests are under way at once; one more gets 429.
+	RelayRequests int
+	// RelayBody is the longest body of an HTTP request or its answer. A longer one of
+	// a request gets 413, one of an answer 502 or, once it has begun, breaks it off.
+	RelayBody int64
+	// RelayInlineAnswer is the longest body of an answer on a control channel.
+	RelayInlineAnswer int
+	// RelayBodies is how much memory the bodies of all requests and answers take that
+	// travel on control channels; one more gets 429.
+	RelayBodies int64
+	// RelayBodyIdle is for the next piece of a body to come, or to be taken.
+	RelayBodyIdle time.Duration
 }
 
 // DefaultLimits are the limits where the configuration names none.
@@ -67,6 +79,11 @@ func (l Limits) withDefaults() Limits {
 	l.RelayPeerPing = cmp.Or(l.RelayPeerPing, 25*time.Second)
 	l.RelayIdle = cmp.Or(l.RelayIdle, 24*time.Hour)
 	l.RelayLifetime = cmp.Or(l.RelayLifetime, 30*24*time.Hour)
+	l.RelayRequests = cmp.Or(l.RelayRequests, 10_000)
+	l.RelayBody = cmp.Or(l.RelayBody, 64<<30)
+	l.RelayInlineAnswer = cmp.Or(l.RelayInlineAnswer, 1<<20)
+	l.RelayBodies = cmp.Or(l.RelayBodies, 64<<20)
+	l.RelayBodyIdle = cmp.Or(l.RelayBodyIdle, time.Minute)
 	return l
 }
 
@@ -92,6 +109,11 @@ func (c Config) validate() error {
 		{"relaypeerping", int64(l.RelayPeerPing), 1},
 		{"relayidle", int64(l.RelayIdle), 1},
 		{"relaylifetime", int64(l.RelayLifetime), 1},
+		{"relayrequests", int64(l.RelayRequests), 1},
+		{"relaybody", l.RelayBody, 1},
+		{"relayinlineanswer", int64(l.RelayInlineAnswer), inlineRequest},
+		{"relaybodies", l.RelayBodies, 1 << 20},
+		{"relaybodyidle", int64(l.RelayBodyIdle), 1},
 	} {
 		if n.value < n.least {
 			fault("limits: %s is %d; at least %d is needed", n.name, n.value, n.least)
@@ -109,6 +131,7 @@ type Relay struct {
 	rules      atomic.Pointer[ruleBook]
 	meetings   meetings
 	throttle   throttle
+	bodies     budget
 
 	clock atomic.Int64 // Unix seconds, to compare times without asking for them
 
@@ -121,6 +144,7 @@ type Relay struct {
 	numbers   map[uint64]*listener   // guarded by mu: the same by number
 	counts    map[entity]int         // listeners here, guarded by mu
 	splices   map[*splice]struct{}   // guarded by mu
+	exchanges map[*exchange]struct{} // guarded by mu
 	draining  bool                   // guarded by mu
 }
 
@@ -136,6 +160,7 @@ func New(c Config) (*Relay, error) {
 	r := &Relay{
 		access: c.Access, limits: c.Limits, logger: c.Logger,
 		listeners: map[*listener]struct{}{}, numbers: map[uint64]*listener{}, counts: map[entity]int{}, splices: map[*splice]struct{}{},
+		exchanges: map[*exchange]struct{}{}, bodies: budget{most: c.Limits.RelayBodies},
 	}
 	r.rules.Store(book)
 	r.rendezvous = broker.NewRendezvous(c.Broker, r.hear)
@@ -201,6 +226,9 @@ func (r *Relay) stop() {
 	for s := range r.splices {
 		s.cut()
 	}
+	for x := range r.exchanges {
+		x.cancel(errDraining())
+	}
 	r.mu.Unlock()
 	r.tasks.Wait()
 }
@@ -221,7 +249,11 @@ func (r *Relay) sweep(now time.Time) {
 // request's host name is bound to, "" for none.
 func (r *Relay) Serve(w http.ResponseWriter, q *http.Request, namespace, host string) {
 	v := r.visit(w, q, namespace, host)
-	if err := v.serve(); err != nil {
+	switch err := v.serve(); {
+	case err == nil:
+	case errors.Is(err, errCut):
+		panic(http.ErrAbortHandler)
+	default:
 		v.refuse(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -19,10 +20,13 @@ import (
 type socket struct {
 	conn     net.Conn
 	in       *bufio.Reader // what came with the handshake, then conn
-	patience time.Duration // for the peer to send something, and to take a write
+	patience time.Duration // for the peer to take a write
 
 	// Owned by the reader.
+	silence  time.Duration // for the peer to send something
 	sequence sequence
+
+	stopped atomic.Bool // reading has been interrupted
 
 	mu     sync.Mutex // of writing
 	closed bool       // a Close frame was sent; guarded by mu
@@ -38,14 +42,32 @@ func (e closeError) Error() string { return fmt.Sprintf("closed by the peer with
 
 // newSocket speaks on a connection whose handshake is done.
 func newSocket(c hijacked, buffer int, patience time.Duration) *socket {
-	return &socket{conn: c.conn, in: bufio.NewReaderSize(c.reader(), buffer), patience: patience}
+	return &socket{conn: c.conn, in: bufio.NewReaderSize(c.reader(), buffer), patience: patience, silence: patience}
 }
+
+// await sets the deadline of the next read.
+func (s *socket) await() {
+	s.conn.SetReadDeadline(time.Now().Add(s.silence)) //nolint:errcheck // the read will say it
+	if s.stopped.Load() {
+		s.conn.SetReadDeadline(longAgo) //nolint:errcheck // the read will say it
+	}
+}
+
+// interrupt makes the reader's present read and all others fail with a timeout. Any
+// goroutine may call it.
+func (s *socket) interrupt() {
+	s.stopped.Store(true)
+	s.conn.SetReadDeadline(longAgo) //nolint:errcheck // the connection ends anyway
+}
+
+// longAgo is a deadline that is over.
+var longAgo = time.Unix(1, 0)
 
 // next reads up to the next data frame's payload. It answers pings, and returns a
 // [closeError] for a Close frame.
 func (s *socket) next() (frameHeader, error) {
 	for {
-		s.conn.SetReadDeadline(time.Now().Add(s.patience)) //nolint:errcheck // the read will say it
+		s.await()
 		h, err := s.header()
 		if err != nil {
 			return h, err
@@ -143,7 +165,7 @@ func (m *message) Read(b []byte) (int, error) {
 		if m.paused != nil {
 			m.paused()
 		}
-		m.socket.conn.SetReadDeadline(time.Now().Add(m.socket.patience)) //nolint:errcheck // the read will say it
+		m.socket.await()
 	}
 	n, err := m.socket.in.Read(b)
 	m.frame.key = unmask(b, 0, 0, n, m.frame.key)

@@ -48,14 +48,19 @@ var limitDocs = map[string]string{
 	"maxsubscriptions": "durable subscriptions of a namespace",
 	"subscriberbytes":  "memory for the events that wait for one subscriber of a durable subscription",
 
-	"relaylisteners":   "listeners connected at once to this gateway",
-	"relayconnections": "joined pairs of the relay open at once",
-	"relaywaiting":     "senders that wait for a listener at once",
-	"relayaccept":      "how long a listener may take to accept a connection, and how long its address is good",
-	"relayping":        "how often a listener is pinged; one silent for two and a half times as long is cut",
-	"relaypeerping":    "silence after which a side of a joined pair is pinged; two without a sign of life cut it",
-	"relayidle":        "how long a joined pair may carry nothing",
-	"relaylifetime":    "how long a joined pair may live",
+	"relaylisteners":    "listeners connected at once to this gateway",
+	"relayconnections":  "joined pairs of the relay open at once",
+	"relaywaiting":      "senders that wait for a listener at once",
+	"relayaccept":       "how long a listener may take to accept a connection, and how long its address is good",
+	"relayping":         "how often a listener is pinged; one silent for two and a half times as long is cut",
+	"relaypeerping":     "silence after which a side of a joined pair is pinged; two without a sign of life cut it",
+	"relayidle":         "how long a joined pair may carry nothing",
+	"relaylifetime":     "how long a joined pair may live",
+	"relayrequests":     "HTTP requests that the relay has under way at once",
+	"relaybody":         "the longest body of a relayed HTTP request or answer",
+	"relayinlineanswer": "the longest body of an answer that a listener sends over its control channel",
+	"relaybodies":       "memory for the bodies that travel over control channels",
+	"relaybodyidle":     "for the next piece of a relayed body to come, or to be taken",
 }
 
 func defaultLimits() Limits {
