@@ -86,7 +86,7 @@ func (l *listener) settle(id string) bool {
 // gather reads a body within the limits. What is too much is left unread and makes
 // the answer a problem.
 func (l *listener) gather(m *message, a *answer) error {
-	limit := l.relay.limits.RelayInlineAnswer
+	limit := l.relay.limits.RelayInlineBytes
 	reserve := limit
 	if m.whole {
 		reserve = int(min(m.left, uint64(limit)))
@@ -192,7 +192,7 @@ func (r *Relay) extend(a *answer, data []byte) {
 		return
 	}
 	switch size := int64(len(data)); {
-	case len(a.body)+len(data) > r.limits.RelayInlineAnswer:
+	case len(a.body)+len(data) > r.limits.RelayInlineBytes:
 		a.problem = errAnswer(inlineTooLong)
 	case !r.bodies.take(size):
 		a.problem = errFull("answers that are on their way")

@@ -18,8 +18,6 @@ const (
 	paramRendezvous  = "sb-hc-rendezvous" // ours: the secret of an address
 	paramListener    = "sb-hc-listener"   // ours: which listener, by its id
 	paramCancels     = "sb-hc-cancels"    // ours: "true" on a listener that wants to be told of senders that have gone
-	paramKeyName     = "sb-hc-sas-key-name"
-	paramKey         = "sb-hc-sas-key"
 )
 
 // isOurs says whether a part of a query is the relay's: it has a "=", and a name that

@@ -55,14 +55,14 @@ type Limits struct {
 	RelayLifetime time.Duration
 	// RelayRequests is how many HTTP requests are under way at once; one more gets 429.
 	RelayRequests int
-	// RelayBody is the longest body of an HTTP request or its answer. A longer one of
+	// RelayBodyBytes is the longest body of an HTTP request or its answer. A longer one of
 	// a request gets 413, one of an answer 502 or, once it has begun, breaks it off.
-	RelayBody int64
-	// RelayInlineAnswer is the longest body of an answer on a control channel.
-	RelayInlineAnswer int
-	// RelayBodies is how much memory the bodies of all requests and answers take that
+	RelayBodyBytes int64
+	// RelayInlineBytes is the longest body of an answer on a control channel.
+	RelayInlineBytes int
+	// RelayHeldBytes is how much memory the bodies of all requests and answers take that
 	// travel on control channels; one more gets 429.
-	RelayBodies int64
+	RelayHeldBytes int64
 	// RelayBodyIdle is for the next piece of a body to come, or to be taken.
 	RelayBodyIdle time.Duration
 }
@@ -80,9 +80,9 @@ func (l Limits) withDefaults() Limits {
 	l.RelayIdle = cmp.Or(l.RelayIdle, 24*time.Hour)
 	l.RelayLifetime = cmp.Or(l.RelayLifetime, 30*24*time.Hour)
 	l.RelayRequests = cmp.Or(l.RelayRequests, 10_000)
-	l.RelayBody = cmp.Or(l.RelayBody, 64<<30)
-	l.RelayInlineAnswer = cmp.Or(l.RelayInlineAnswer, 1<<20)
-	l.RelayBodies = cmp.Or(l.RelayBodies, 64<<20)
+	l.RelayBodyBytes = cmp.Or(l.RelayBodyBytes, 64<<30)
+	l.RelayInlineBytes = cmp.Or(l.RelayInlineBytes, 1<<20)
+	l.RelayHeldBytes = cmp.Or(l.RelayHeldBytes, 64<<20)
 	l.RelayBodyIdle = cmp.Or(l.RelayBodyIdle, time.Minute)
 	return l
 }
@@ -110,9 +110,9 @@ func (c Config) validate() error {
 		{"relayidle", int64(l.RelayIdle), 1},
 		{"relaylifetime", int64(l.RelayLifetime), 1},
 		{"relayrequests", int64(l.RelayRequests), 1},
-		{"relaybody", l.RelayBody, 1},
-		{"relayinlineanswer", int64(l.RelayInlineAnswer), inlineRequest},
-		{"relaybodies", l.RelayBodies, 1 << 20},
+		{"relaybodybytes", l.RelayBodyBytes, 1},
+		{"relayinlinebytes", int64(l.RelayInlineBytes), inlineRequest},
+		{"relayheldbytes", l.RelayHeldBytes, 1 << 20},
 		{"relaybodyidle", int64(l.RelayBodyIdle), 1},
 	} {
 		if n.value < n.least {
@@ -160,7 +160,7 @@ func New(c Config) (*Relay, error) {
 	r := &Relay{
 		access: c.Access, limits: c.Limits, logger: c.Logger,
 		listeners: map[*listener]struct{}{}, numbers: map[uint64]*listener{}, counts: map[entity]int{}, splices: map[*splice]struct{}{},
-		exchanges: map[*exchange]struct{}{}, bodies: budget{most: c.Limits.RelayBodies},
+		exchanges: map[*exchange]struct{}{}, bodies: budget{most: c.Limits.RelayHeldBytes},
 	}
 	r.rules.Store(book)
 	r.rendezvous = broker.NewRendezvous(c.Broker, r.hear)

@@ -140,8 +140,8 @@ func (v *rendezvous) upload() {
 		}
 		n, err := v.r.Body.Read(buffer[headroom:])
 		if n > 0 {
-			if total += int64(n); total > limits.RelayBody {
-				v.cancel(errRequestTooLong(limits.RelayBody))
+			if total += int64(n); total > limits.RelayBodyBytes {
+				v.cancel(errRequestTooLong(limits.RelayBodyBytes))
 				return
 			}
 			head := appendHeader(make([]byte, 0, maxHeader), opcode, uint64(n))
@@ -210,7 +210,7 @@ func (v *rendezvous) converse() error {
 		case m.whole:
 			length = int64(m.left)
 		}
-		if length > v.relay.limits.RelayBody {
+		if length > v.relay.limits.RelayBodyBytes {
 			return errAnswer("its body is longer than the gateway's limit")
 		}
 		if p, err = v.begin(&r, length, v.wholly()); err != nil {
@@ -258,7 +258,7 @@ func (v *rendezvous) download(m *message, p *reply) error {
 	total := int64(0)
 	for {
 		n, err := m.Read(buffer[:])
-		if total += int64(n); total > v.relay.limits.RelayBody {
+		if total += int64(n); total > v.relay.limits.RelayBodyBytes {
 			return errAnswer("its body is longer than the gateway's limit")
 		}
 		if lost = p.write(buffer[:n]) != nil || lost; lost {

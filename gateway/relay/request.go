@@ -46,11 +46,6 @@ func (v *visit) request() error {
 	if v.r.Method == http.MethodConnect {
 		return schemas.Problemf("method", "CONNECT can't be relayed.")
 	}
-	for _, name := range []string{paramKeyName, paramKey} {
-		if _, given := v.parameters[name]; given {
-			return schemas.Problemf("unauthorized", "A key does not belong in an address; make a token with it and send that.")
-		}
-	}
 	rule, grant, err := v.resolve()
 	if err != nil {
 		return err
@@ -109,8 +104,8 @@ func (x *exchange) serve(grant *access.Grant) error {
 	o := x.offer(x.meeting)
 	switch n := x.r.ContentLength; {
 	case n == 0:
-	case n > r.limits.RelayBody:
-		return errRequestTooLong(r.limits.RelayBody)
+	case n > r.limits.RelayBodyBytes:
+		return errRequestTooLong(r.limits.RelayBodyBytes)
 	case n > 0 && n <= inlineRequest:
 		if !r.bodies.take(n) {
 			return errFull("bodies of requests")
