@@ -203,15 +203,21 @@ func (l *Listener) empty() {
 	}
 }
 
-// Close takes nothing new: Accept ends, and the gateway is told. What waits in the
-// backlog is cut; accepted connections and requests go on. It does not wait: the
-// client's Close does.
+// Close takes nothing new: Accept ends, and the gateway is told, for whose answer it
+// waits 2 seconds at most. What waits in the backlog is cut; accepted connections and
+// requests go on.
 func (l *Listener) Close() error {
 	err := fmt.Errorf("listen on %s: %w", l.name, net.ErrClosed)
 	l.once.Do(func() {
 		close(l.closing)
 		l.empty()
 		err = nil
+		timer := time.NewTimer(2 * farewell)
+		defer timer.Stop()
+		select {
+		case <-l.done:
+		case <-timer.C:
+		}
 	})
 	return err
 }

@@ -405,7 +405,8 @@ func (c *Conn) depart() {
 	deadline := time.Now().Add(linger)
 	stop := context.AfterFunc(c.ctx, func() { _ = c.raw.SetReadDeadline(time.Now().Add(farewell)) })
 	defer stop()
-	c.reading.Lock() // who read has left, and nobody reads any more
+	c.reading.Lock() // who read leaves, and nobody reads any more
+	c.rest = nil
 	c.reading.Unlock()
 	_ = c.raw.SetReadDeadline(deadline)
 	b := make([]byte, 4<<10)

@@ -173,7 +173,7 @@ func remask(to io.Writer, from io.Reader, mind *link) error {
 func remaskFrame(to io.Writer, from io.Reader, b []byte, size, n int, h frameHeader) (int, error) {
 	var key [4]byte
 	binary.LittleEndian.PutUint32(key[:], rand.Uint32())
-	out := append(b[len(b):len(b)], b[:size]...) // there is room for it and a part behind b
+	out := append(b[len(b):], b[:size]...) // there is room for it and a part behind b
 	out[1] |= maskedBit
 	out = append(out, key[:]...)
 	payload := b[size:n]
