@@ -36,9 +36,10 @@ type channel struct {
 	moving   chan struct{} // closed when requests are to move to their own connections
 
 	mu      sync.Mutex
-	pending int           // requests that are to be answered here
-	idle    chan struct{} // closed when there are none, once it is awaited
-	over    bool          // takes no answers any more
+	pending map[string]*exchange // requests that are to be answered here, by id
+	idle    chan struct{}        // closed when there are none, once it is awaited
+	once    sync.Once            // of that
+	over    bool                 // takes no answers any more
 }
 
 // run connects, again and again, until the listener is to end.
@@ -115,9 +116,9 @@ var errSameToken = errors.New("the token is still the one that was refused; wait
 
 // connect opens a control channel and serves it until it ends.
 func (l *Listener) connect() error {
-	query := ""
+	query := "sb-hc-cancels=true"
 	if l.options.ID != "" {
-		query = "sb-hc-listener=" + url.QueryEscape(l.options.ID)
+		query += "&sb-hc-listener=" + url.QueryEscape(l.options.ID)
 	}
 	address, err := l.client.relayAddress(l.name, query, actionListen)
 	if err != nil {
@@ -142,7 +143,7 @@ func (l *Listener) connect() error {
 	}
 	ch := &channel{
 		link: ln, listener: l, in: newMessages(ln, channelSilence),
-		moving: make(chan struct{}), idle: make(chan struct{}),
+		moving: make(chan struct{}), idle: make(chan struct{}), pending: map[string]*exchange{},
 	}
 	defer ch.raw.Close()
 	l.tell(State{Phase: Connected, Since: time.Now()})
@@ -216,7 +217,7 @@ func (ch *channel) part() {
 func (ch *channel) drain(ctx context.Context) {
 	close(ch.moving)
 	ch.mu.Lock()
-	if ch.pending == 0 {
+	if len(ch.pending) == 0 {
 		ch.mu.Unlock()
 		return
 	}
@@ -237,22 +238,40 @@ func (ch *channel) finish() {
 	ch.over = true
 }
 
-// begin counts a request that is to be answered on the channel; settle counts it off,
+// begin notes a request that is to be answered on the channel; settle takes it out,
 // answered or moved.
-func (ch *channel) begin() {
+func (ch *channel) begin(x *exchange) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	ch.pending++
+	ch.pending[x.offer.ID] = x
 }
 
-func (ch *channel) settle() {
+func (ch *channel) settle(x *exchange) {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	if ch.pending--; ch.pending == 0 {
+	if ch.pending[x.offer.ID] != x {
+		return // its id was used again
+	}
+	delete(ch.pending, x.offer.ID)
+	if len(ch.pending) > 0 {
+		return
+	}
+	select {
+	case <-ch.moving:
+		ch.once.Do(func() { close(ch.idle) })
+	default:
+	}
+}
+
+// cancelled ends a request whose sender has gone.
+func (ch *channel) cancelled(id string) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if x := ch.pending[id]; x != nil {
 		select {
-		case <-ch.moving:
-			close(ch.idle)
+		case <-x.cancel:
 		default:
+			close(x.cancel)
 		}
 	}
 }
@@ -261,6 +280,9 @@ func (ch *channel) settle() {
 type offer struct {
 	Accept  *acceptOffer  `json:"accept"`
 	Request *requestOffer `json:"request"`
+	Cancel  *struct {
+		ID string `json:"id"`
+	} `json:"cancel"` // the sender of that request has gone
 }
 
 // read takes what the gateway offers until the channel ends.
@@ -283,6 +305,8 @@ func (ch *channel) read() error {
 			continue // other words than ours
 		}
 		switch {
+		case o.Cancel != nil:
+			ch.cancelled(o.Cancel.ID)
 		case o.Accept != nil:
 			l.offered(o.Accept)
 		case o.Request != nil:

@@ -23,9 +23,6 @@ const (
 	// inlineWait is how long a short answer may take from its head to its end; what
 	// takes longer is streamed.
 	inlineWait = 20 * time.Millisecond
-	// answerLate is how long an answer may be late before the request gets a connection
-	// of its own, on which the gateway says when the sender has gone.
-	answerLate = time.Second
 )
 
 // errSenderGone is why an exchange ends before its answer.
@@ -38,8 +35,9 @@ type exchange struct {
 	offer    *requestOffer
 	ctx      context.Context // ends with the client
 
-	channel *channel    // on which it may be answered; nil where it has a rendezvous
-	own     *rendezvous // nil while it has none
+	channel *channel      // on which it may be answered; nil where it has a rendezvous
+	own     *rendezvous   // nil while it has none
+	cancel  chan struct{} // closed when the gateway says on the channel that the sender has gone
 	tasks   sync.WaitGroup
 }
 
@@ -52,7 +50,7 @@ type rendezvous struct {
 
 // requested takes a request that came on the control channel. It does not wait.
 func (l *Listener) requested(ch *channel, o *requestOffer, body []byte) {
-	x := &exchange{listener: l, offer: o, channel: ch}
+	x := &exchange{listener: l, offer: o, channel: ch, cancel: make(chan struct{})}
 	if l.isClosing() {
 		x.busy("The listener is closing; try again.")
 		return
@@ -76,7 +74,7 @@ func (l *Listener) requested(ch *channel, o *requestOffer, body []byte) {
 	}
 	x.ctx = ctx
 	if !o.pointer() {
-		ch.begin()
+		ch.begin(x)
 	}
 	go func() {
 		defer done()
@@ -92,7 +90,7 @@ func (l *Listener) requested(ch *channel, o *requestOffer, body []byte) {
 func (x *exchange) busy(reason string) {
 	if !x.offer.pointer() {
 		m := responseMessage{RequestID: x.offer.ID, StatusCode: http.StatusServiceUnavailable, StatusDescription: reason}
-		m.ResponseHeaders = map[string]string{"Retry-After": "1"}
+		m.ResponseHeaders = map[string]any{"Retry-After": "1"}
 		_ = x.channel.answer(&m, nil)
 	}
 }
@@ -102,7 +100,7 @@ func (x *exchange) run(body []byte) error {
 	defer x.tasks.Wait()
 	defer func() {
 		if x.channel != nil {
-			x.channel.settle()
+			x.channel.settle(x)
 		}
 	}()
 	if x.offer.pointer() {
@@ -182,7 +180,7 @@ func (x *exchange) move() error {
 	if err := x.meet(); err != nil {
 		return err
 	}
-	x.channel.settle()
+	x.channel.settle(x)
 	x.channel = nil
 	x.watch()
 	return nil
@@ -190,10 +188,10 @@ func (x *exchange) move() error {
 
 func (x *exchange) watch() { x.tasks.Go(x.own.watch) }
 
-// gone is closed when the sender has gone, if that is known.
+// gone is closed when the sender has gone.
 func (x *exchange) gone() <-chan struct{} {
 	if x.own == nil {
-		return nil
+		return x.cancel
 	}
 	return x.own.gone
 }
@@ -244,35 +242,27 @@ func (r *rendezvous) watch() {
 
 // answer carries the server's answer back.
 func (x *exchange) answer(pieces <-chan piece) error {
-	late := time.NewTimer(answerLate)
-	defer late.Stop()
 	var moving <-chan struct{}
 	if x.channel != nil {
 		moving = x.channel.moving
 	}
 	var head *http.Response
 	for head == nil {
-		move := false
 		select {
 		case p := <-pieces:
 			if p.err != nil {
 				return x.fail(http.StatusBadGateway, "The service gave no answer that is HTTP.")
 			}
 			head = p.head
-		case <-late.C:
-			move = true
 		case <-moving:
-			move = true
-		case <-x.gone():
-			return errSenderGone
-		case <-x.ctx.Done():
-			return x.ctx.Err()
-		}
-		if move && x.own == nil {
 			if err := x.move(); err != nil {
 				return err
 			}
 			moving = nil
+		case <-x.gone():
+			return errSenderGone
+		case <-x.ctx.Done():
+			return x.ctx.Err()
 		}
 	}
 	m := answerTo(x.offer.ID, head)
@@ -321,6 +311,8 @@ func (x *exchange) inline(m *responseMessage, head *http.Response, pieces <-chan
 			return begun, false, nil
 		case <-moving:
 			return begun, false, nil
+		case <-x.gone():
+			return nil, false, errSenderGone
 		case <-x.ctx.Done():
 			return nil, false, x.ctx.Err()
 		}
@@ -386,7 +378,7 @@ func (x *exchange) reply(m *responseMessage) error {
 // fail answers for a server that does not.
 func (x *exchange) fail(status int, reason string) error {
 	return x.reply(&responseMessage{
-		RequestID: x.offer.ID, StatusCode: status, StatusDescription: reason, ResponseHeaders: map[string]string{},
+		RequestID: x.offer.ID, StatusCode: status, StatusDescription: reason, ResponseHeaders: map[string]any{},
 	})
 }
 

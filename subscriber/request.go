@@ -76,22 +76,26 @@ func token(s string) bool {
 
 // A responseMessage is the answer to a request.
 type responseMessage struct {
-	RequestID         string            `json:"requestId"`
-	StatusCode        int               `json:"statusCode"`
-	StatusDescription string            `json:"statusDescription,omitempty"`
-	ResponseHeaders   map[string]string `json:"responseHeaders"`
-	Body              bool              `json:"body"`
+	RequestID         string         `json:"requestId"`
+	StatusCode        int            `json:"statusCode"`
+	StatusDescription string         `json:"statusDescription,omitempty"`
+	ResponseHeaders   map[string]any `json:"responseHeaders"` // texts, or arrays of them
+	Body              bool           `json:"body"`
 }
 
 // answerTo puts an HTTP answer into the words of the relay.
 func answerTo(id string, resp *http.Response) responseMessage {
-	m := responseMessage{RequestID: id, StatusCode: resp.StatusCode, ResponseHeaders: map[string]string{}}
+	m := responseMessage{RequestID: id, StatusCode: resp.StatusCode, ResponseHeaders: map[string]any{}}
 	if _, text, ok := strings.Cut(resp.Status, " "); ok && text != http.StatusText(resp.StatusCode) {
 		m.StatusDescription = text
 	}
 	for name, values := range resp.Header {
 		switch name {
 		case "Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Te", "Trailer", "Upgrade":
+			continue
+		}
+		if name == "Set-Cookie" && len(values) > 1 { // whose commas are no separators
+			m.ResponseHeaders[name] = values
 			continue
 		}
 		m.ResponseHeaders[name] = strings.Join(values, ", ")

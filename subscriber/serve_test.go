@@ -39,7 +39,7 @@ func ways(t *testing.T) map[string]*way {
 	w := newWorld(t)
 	relayed := &way{}
 	relayed.listen = func(t *testing.T) net.Listener {
-		l, err := w.client().Listen(t.Context(), "web")
+		l, err := w.client().Listen(context.Background(), "web") // until it is closed
 		if err != nil {
 			t.Fatal(err)
 		}
