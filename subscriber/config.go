@@ -30,7 +30,9 @@ type Config struct {
 	// as a failed attempt. Nil sends none.
 	Token func(context.Context) (string, error)
 	// Proxy names the proxy of a request; nil takes HTTPS_PROXY, HTTP_PROXY and
-	// NO_PROXY of the environment. [http.ProxyURL] makes one of an address.
+	// NO_PROXY of the environment. [http.ProxyURL] makes one of an address. The user
+	// name and password in a proxy's address are sent to it as Basic authentication.
+	// A proxy that is reached over TLS itself is trusted as the gateway is, by TLS.
 	Proxy func(*http.Request) (*url.URL, error)
 	// DialContext opens the connections beneath TLS, to the gateway or its proxy.
 	// Nil takes a [net.Dialer].
@@ -88,16 +90,17 @@ func (c Config) base() (string, error) {
 // the gateway has it.
 func (c Config) publishTransport() *http.Transport {
 	return &http.Transport{
-		Proxy:                 c.Proxy,
-		DialContext:           c.DialContext,
-		TLSClientConfig:       c.tls(),
-		ForceAttemptHTTP2:     true,
-		TLSHandshakeTimeout:   handshakeTimeout,
-		ResponseHeaderTimeout: answerTimeout,
-		ExpectContinueTimeout: time.Second,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingEvery, PingTimeout: handshakeTimeout},
+		Proxy:                  c.Proxy,
+		DialContext:            c.DialContext,
+		TLSClientConfig:        c.tls(),
+		ForceAttemptHTTP2:      true,
+		OnProxyConnectResponse: refusedByProxy,
+		TLSHandshakeTimeout:    handshakeTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingEvery, PingTimeout: handshakeTimeout},
 	}
 }
 
@@ -105,7 +108,7 @@ func (c Config) publishTransport() *http.Transport {
 func (c Config) socketTransport() *http.Transport {
 	dial, secure := c.DialContext, c.tls()
 	secure.NextProtos = []string{"http/1.1"}
-	return &http.Transport{
+	t := &http.Transport{
 		Proxy: c.Proxy,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dial(ctx, network, address)
@@ -120,6 +123,8 @@ func (c Config) socketTransport() *http.Transport {
 		ResponseHeaderTimeout: answerTimeout,
 		DisableKeepAlives:     true,
 	}
+	c.throughProxies(t)
+	return t
 }
 
 // linkTransport is for the WebSockets of the relay, whose deadlines are their user's,
@@ -127,6 +132,7 @@ func (c Config) socketTransport() *http.Transport {
 func (c Config) linkTransport() *http.Transport {
 	t := c.socketTransport()
 	t.DialContext, t.ResponseHeaderTimeout = c.DialContext, relayTimeout
+	c.throughProxies(t)
 	return t
 }
 
