@@ -330,6 +330,9 @@ func (v *visit) accept() error {
 		if reason == "" {
 			reason = http.StatusText(n)
 		}
+		if n < 200 {
+			n = http.StatusBadGateway // a status of the 100s ends no handshake, and 101 would open one
+		}
 		declined = &refusal{n, reason}
 	}
 	if err := v.checkHandshake(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,7 @@ type world struct {
 	server *httptest.Server
 	host   string // host:port
 	stop   func()
+	pairs  atomic.Int64 // joined made so many
 }
 
 // start runs a relay that lets everybody listen and send on any name; change alters
@@ -280,8 +282,11 @@ func (p *peer) expect(first byte, payload string) {
 // next reads the next frame that is no ping, and answers pings.
 func (p *peer) next() (first byte, payload []byte) {
 	p.t.Helper()
-	for {
+	for deadline := time.Now().Add(patience); ; {
 		f, b, err := p.frame()
+		if err == nil && time.Now().After(deadline) {
+			err = os.ErrDeadlineExceeded
+		}
 		if err != nil {
 			p.t.Fatalf("no frame: %v", err)
 		}

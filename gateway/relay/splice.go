@@ -252,7 +252,7 @@ func (s *splice) sweep(now int64) {
 			continue
 		}
 		asked := c.asked
-		if asked < c.seen.Load() {
+		if asked <= c.seen.Load() { // it was asked when it had been silent: this came after
 			asked = 0
 		}
 		dead := asked != 0 && now-asked >= interval
