@@ -132,10 +132,29 @@ func (x *exchange) run(body []byte) error {
 			x.own.pass(near, head, length < 0)
 		})
 	}
-	pieces, stop := make(chan piece), make(chan struct{})
+	pieces, stop, closed := make(chan piece), make(chan struct{}), make(chan struct{})
 	defer close(stop)
-	x.tasks.Go(func() { receive(near, x.offer.Method, pieces, stop) })
-	return x.answer(pieces)
+	x.tasks.Go(func() {
+		defer close(closed)
+		receive(near, x.offer.Method, pieces, stop)
+	})
+	if err := x.answer(pieces); err != nil {
+		return err
+	}
+	// The server was asked to close. It knows best when it has done with the request,
+	// whose context would end with the connection.
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	for {
+		select {
+		case <-pieces: // of no body
+			continue
+		case <-closed:
+		case <-timer.C:
+		case <-x.ctx.Done():
+		}
+		return nil
+	}
 }
 
 // collect opens the rendezvous of a request that is there, and reads it up to its body.
@@ -434,7 +453,7 @@ type piece struct {
 	err  error
 }
 
-// receive reads an answer of the server.
+// receive reads an answer of the server, and then waits for the connection's end.
 func receive(conn net.Conn, method string, pieces chan<- piece, stop <-chan struct{}) {
 	put := func(p piece) bool {
 		select {
@@ -463,7 +482,8 @@ func receive(conn net.Conn, method string, pieces chan<- piece, stop <-chan stru
 		b := make([]byte, frameBuffer)
 		n, err := resp.Body.Read(b)
 		if !put(piece{data: b[:n], err: err}) {
-			return
+			break
 		}
 	}
+	_, _ = io.Copy(io.Discard, in)
 }

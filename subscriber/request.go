@@ -46,6 +46,7 @@ func (o *requestOffer) head(target string, length int) ([]byte, bool) {
 		}
 		b = appendHeader(b, name, value)
 	}
+	b = appendHeader(b, "Connection", "close")
 	switch {
 	case length < 0:
 		b = appendHeader(b, "Transfer-Encoding", "chunked")

@@ -47,8 +47,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await,
-			"exits": exits,
+			"await":    await,
+			"exits":    exits,
+			"freeport": freeport,
+			"reach":    reach,
+			"website":  website,
 		},
 	})
 }
