@@ -242,7 +242,12 @@ func (p *peer) close(code int, reason string) {
 
 // frame reads a frame, whose first byte and payload it returns.
 func (p *peer) frame() (first byte, payload []byte, err error) {
-	p.conn.SetReadDeadline(time.Now().Add(patience))
+	return p.frameBy(time.Now().Add(patience))
+}
+
+// frameBy is frame with a deadline of its own.
+func (p *peer) frameBy(deadline time.Time) (first byte, payload []byte, err error) {
+	p.conn.SetReadDeadline(deadline)
 	var h [2]byte
 	if _, err := io.ReadFull(p.in, h[:]); err != nil {
 		return 0, nil, err
