@@ -265,6 +265,20 @@ func (b *Broker) Begin(ctx context.Context, namespace string, topic schemas.Topi
 	return ns.writer.begin(ctx, topic, events)
 }
 
+// Announce publishes an event on one of the broker's own topics, where nobody else may
+// publish: whoever subscribes to it now, by name, gets it. It is not stored.
+func (b *Broker) Announce(namespace string, topic schemas.Topic, e *schemas.Event) error {
+	ns, err := b.namespace(namespace)
+	if err != nil {
+		return err
+	}
+	if !topic.Notices() {
+		return fmt.Errorf("broker: %s is no topic of the broker's own", topic)
+	}
+	_, err = b.publishLive(ns, topic, []*schemas.Event{e})
+	return err
+}
+
 // Stored says whether topic is kept in the log.
 func (b *Broker) Stored(namespace string, topic schemas.Topic) bool {
 	ns, err := b.namespace(namespace)

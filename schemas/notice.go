@@ -12,6 +12,16 @@ const (
 	NoticePosition = "dev.outrelay.position" // data: cursor
 )
 
+// Notices of the relay are events on the topic [ListenerTopic] of a hybrid connection.
+const (
+	NoticeListenerUp   = "dev.outrelay.listener.up"   // data: name, listener
+	NoticeListenerDown = "dev.outrelay.listener.down" // data: name, listener, reason
+)
+
+// ListenerTopic is where the listeners of a hybrid connection, whose name is folded,
+// are announced.
+func ListenerTopic(name string) Topic { return Topic(NoticeSegment + "/listeners/" + name) }
+
 // The reasons of a gap.
 const (
 	GapSlow     = "slow"     // fell behind on a topic that is not stored

@@ -96,7 +96,7 @@ func (i *instance) build(c *config.Config) error {
 		return err
 	}
 	i.relay, err = relay.New(relay.Config{
-		Broker: i.broker, Access: i.policy, Rules: c.RelayRules(), Limits: c.Limits.Relay, Logger: i.logger,
+		Broker: i.broker, Access: i.policy, Rules: c.RelayRules(), Limits: c.Limits.Relay, Logger: i.logger, Metrics: registry,
 	})
 	if err != nil {
 		return err

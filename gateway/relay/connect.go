@@ -111,7 +111,7 @@ func (v *visit) connect() error {
 	o.members = v.appendRemote(o.members)
 	ctx, cancel := context.WithTimeout(v.r.Context(), r.limits.RelayAccept)
 	defer cancel()
-	taken, err := r.offer(ctx, v.entity, v.parameters[paramListener], o)
+	taken, err := v.ask(ctx, rule, o)
 	if err != nil {
 		return err
 	}
@@ -121,6 +121,7 @@ func (v *visit) connect() error {
 		return err
 	}
 	if a.refused != nil {
+		r.metrics.refused(v, "rejected")
 		return *a.refused
 	}
 	return v.join(a)
@@ -154,6 +155,8 @@ func (v *visit) connectHeader(name string, values []string, grant *access.Grant)
 		}
 	case "Sec-Websocket-Protocol":
 		return withoutBearer(values)
+	case "Cookie":
+		return withoutSession(values)
 	}
 	return values
 }
@@ -183,7 +186,8 @@ func withoutBearer(values []string) []string {
 type taken struct {
 	gateway  string
 	listener uint64
-	id       string // as the listener knows it
+	name     string // the id of the listener
+	id       string // of the sender, as the listener knows it
 }
 
 // offer hands an offer to a listener.
@@ -193,17 +197,22 @@ func (r *Relay) offer(ctx context.Context, e entity, listener string, o *offer) 
 	if err != nil {
 		return taken{}, err
 	}
-	if len(answer) < tokenGateway+8 {
+	const fixed = tokenGateway + 8
+	if len(answer) < fixed {
+		return taken{}, errOffer
+	}
+	name, id, ok := strings.Cut(string(answer[fixed:]), "\n")
+	if !ok {
 		return taken{}, errOffer
 	}
 	return taken{
-		gateway: string(answer[:tokenGateway]), listener: binary.BigEndian.Uint64(answer[tokenGateway:]),
-		id: string(answer[tokenGateway+8:]),
+		gateway: string(answer[:tokenGateway]), listener: binary.BigEndian.Uint64(answer[tokenGateway:]), name: name, id: id,
 	}, nil
 }
 
 func (t taken) append(b []byte) []byte {
-	return append(binary.BigEndian.AppendUint64(append(b, t.gateway...), t.listener), t.id...)
+	b = binary.BigEndian.AppendUint64(append(b, t.gateway...), t.listener)
+	return append(append(append(b, t.name...), '\n'), t.id...)
 }
 
 // lostGrace is how long a sender waits for a listener whose control channel is gone:
@@ -248,6 +257,9 @@ func (v *visit) join(a arrival) error {
 		headers.WriteString("Sec-WebSocket-Extensions: " + a.extensions + "\r\n")
 	}
 	headers.WriteString("TrackingId: " + v.trackingID() + "\r\n")
+	if cookie := v.sessionCookie(); cookie != "" {
+		headers.WriteString("Set-Cookie: " + cookie + "\r\n")
+	}
 	clear(v.w.Header())
 	v.answered = true
 	sender, err := hijack(v.w)
@@ -263,7 +275,7 @@ func (v *visit) join(a arrival) error {
 	}
 	sender.conn.SetDeadline(time.Time{}) //nolint:errcheck // the splice will notice
 	a.conn.SetDeadline(time.Time{})      //nolint:errcheck // the splice will notice
-	s := newSplice(r, sender, a.hijacked, a.extensions != "")
+	s := newSplice(r, v.namespace, sender, a.hijacked, a.extensions != "")
 	if !r.splice(s) {
 		s.cut()
 	}
@@ -293,12 +305,18 @@ func (r *Relay) splice(s *splice) bool {
 	}
 	r.splices[s] = struct{}{}
 	r.mu.Unlock()
-	return r.start(func() {
-		s.run()
+	over := func() {
 		r.mu.Lock()
 		delete(r.splices, s)
 		r.mu.Unlock()
-	})
+		r.metrics.closed(s)
+	}
+	r.metrics.opened(s)
+	if !r.start(func() { s.run(); over() }) {
+		over()
+		return false
+	}
+	return true
 }
 
 // goAway closes a rendezvous whose sender has gone: its listener is told, and has the

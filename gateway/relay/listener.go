@@ -79,6 +79,7 @@ func (v *visit) listen() error {
 		return nil
 	}
 	if hold := t.failed(key, time.Now()); hold > 0 {
+		v.relay.metrics.throttled.WithLabelValues(v.namespace).Inc()
 		timer := time.NewTimer(hold)
 		defer timer.Stop()
 		select {
@@ -240,7 +241,7 @@ func (l *listener) offered(b []byte) []byte {
 	}
 	l.queued += len(frames)
 	l.accepted[id] = accepted{o.kind, o.gateway, o.token}
-	return taken{l.relay.rendezvous.Gateway(), l.number, id}.append(nil)
+	return taken{l.relay.rendezvous.Gateway(), l.number, l.id, id}.append(nil)
 }
 
 // frames is the offer as it goes over the control channel: a JSON message, and behind
@@ -258,14 +259,20 @@ func (o *offer) frames(scheme, host, id string) []byte {
 // run serves the control channel until it ends.
 func (l *listener) run() {
 	r := l.relay
+	r.metrics.listening(l)
+	l.announce(schemas.NoticeListenerUp, "")
 	var writer sync.WaitGroup
 	writer.Go(l.write)
-	reason := l.read()
-	l.end(reason)
+	l.end(l.read())
 	l.leave()
+	l.mu.Lock()
+	reason := *l.ending
+	l.mu.Unlock()
+	l.announce(schemas.NoticeListenerDown, reason.Word)
 	writer.Wait()
 	l.bury()
 	r.dismiss(l)
+	r.metrics.listened(l, reason)
 	r.logger.Info("listener gone", "namespace", l.entity.namespace, "reason", reason.Word, "tracking", l.tracking)
 }
 

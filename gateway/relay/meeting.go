@@ -125,6 +125,13 @@ func (m *meetings) take(kind byte, namespace string, names []string, token strin
 	return nil, hmac.Equal([]byte(proof), []byte(m.proof(kind, namespace, made)))
 }
 
+// count is how many senders wait.
+func (m *meetings) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.waiting)
+}
+
 // find is the meeting of a token that a gateway was given, whether or not the address
 // was used.
 func (m *meetings) find(token string) *meeting {

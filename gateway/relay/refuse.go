@@ -42,6 +42,7 @@ func (v *visit) refuse(err error) {
 		v.relay.logger.Error("relay failed", "tracking", v.trackingID(), "error", err)
 		p = schemas.Problemf("internal", "The gateway failed on this request; its log says why.")
 	}
+	v.relay.metrics.refused(v, p.Name)
 	detail := v.traced(p.Detail)
 	traced := *p
 	traced.Detail = detail

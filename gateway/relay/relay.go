@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/gateway/access"
 	"github.com/outrelay/outrelay/schemas"
@@ -28,6 +30,8 @@ type Config struct {
 	// Logger takes what an operator should know; nil discards it. No token, query or
 	// name that a client chose is ever in it.
 	Logger *slog.Logger
+	// Metrics takes the relay's metrics; nil for none.
+	Metrics *prometheus.Registry
 }
 
 // Limits are the relay's bounds. Zero is the default, which [DefaultLimits] shows.
@@ -124,15 +128,19 @@ func (c Config) validate() error {
 
 // A Relay is made by [New] and works while [Relay.Run] runs.
 type Relay struct {
+	broker     *broker.Broker
 	rendezvous *broker.Rendezvous
+	metrics    *metrics
 	access     *access.Policy
 	limits     Limits
 	logger     *slog.Logger
 	rules      atomic.Pointer[ruleBook]
 	meetings   meetings
 	throttle   throttle
+	sticky     sticky
 	bodies     budget
 
+	made  time.Time
 	clock atomic.Int64 // Unix seconds, to compare times without asking for them
 
 	starting sync.Mutex
@@ -158,14 +166,18 @@ func New(c Config) (*Relay, error) {
 		return nil, err
 	}
 	r := &Relay{
-		access: c.Access, limits: c.Limits, logger: c.Logger,
+		made: time.Now(), broker: c.Broker, access: c.Access, limits: c.Limits, logger: c.Logger,
 		listeners: map[*listener]struct{}{}, numbers: map[uint64]*listener{}, counts: map[entity]int{}, splices: map[*splice]struct{}{},
 		exchanges: map[*exchange]struct{}{}, bodies: budget{most: c.Limits.RelayHeldBytes},
+	}
+	if r.metrics, err = newMetrics(c.Metrics, r); err != nil {
+		return nil, err
 	}
 	r.rules.Store(book)
 	r.rendezvous = broker.NewRendezvous(c.Broker, r.hear)
 	r.meetings.init(r.rendezvous.Gateway(), c.Limits.RelayWaiting)
 	r.throttle.init()
+	r.sticky.init()
 	r.clock.Store(time.Now().Unix())
 	return r, nil
 }
@@ -238,9 +250,11 @@ func (r *Relay) sweep(now time.Time) {
 	tick := now.Unix()
 	r.clock.Store(tick)
 	r.throttle.sweep(now)
+	r.sticky.sweep(now)
 	_, splices := r.open()
 	for _, s := range splices {
 		s.sweep(tick)
+		r.metrics.moved(s)
 	}
 }
 
@@ -269,7 +283,10 @@ func (v *visit) serve() error {
 	case actionListen:
 		return v.listen()
 	}
-	if !v.upgrade {
+	switch {
+	case v.asksInformation():
+		return v.information()
+	case !v.upgrade:
 		return v.request()
 	}
 	return v.connect()

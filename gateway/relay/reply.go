@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -35,6 +34,9 @@ func (x *exchange) begin(r *response, length int64, whole bool) (*reply, error) 
 	r.relayed(safeHost(x.r.Host), p.bodyless)
 	if !p.bodyless && length >= 0 {
 		r.header["Content-Length"] = []string{strconv.FormatInt(length, 10)}
+	}
+	if cookie := x.sessionCookie(); cookie != "" {
+		r.header["Set-Cookie"] = append(r.header["Set-Cookie"], cookie)
 	}
 	x.answered = true
 	p.await()
@@ -144,7 +146,7 @@ func (p *reply) cut() error {
 // ownAddress is scheme and host by which a request has reached us.
 func (v *visit) ownAddress() (scheme, host string) {
 	scheme = "ws"
-	if v.r.TLS != nil || strings.EqualFold(v.r.Header.Get("X-Forwarded-Proto"), "https") {
+	if v.secure() {
 		scheme = "wss"
 	}
 	return scheme, safeHost(v.r.Host)

@@ -122,7 +122,7 @@ func (x *exchange) serve(grant *access.Grant) error {
 	if len(o.members)+len(o.path)+len(o.query) > maxRequestText-1<<10 {
 		return refusal{http.StatusRequestHeaderFieldsTooLarge, "The request's address and headers are too long to be relayed"}
 	}
-	if x.taken, err = r.offer(x.ctx, x.entity, x.parameters[paramListener], o); err != nil {
+	if x.taken, err = x.ask(x.ctx, x.rule, o); err != nil {
 		return x.why(err)
 	}
 	defer func() {
@@ -153,6 +153,8 @@ func (x *exchange) describe(o *offer, grant *access.Grant) {
 			return nil
 		case name == "Sec-Websocket-Protocol":
 			return withoutBearer(values)
+		case name == "Cookie":
+			return withoutSession(values)
 		}
 		return values
 	})

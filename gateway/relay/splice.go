@@ -28,15 +28,16 @@ var bulkBuffers = sync.Pool{New: func() any { return new([headroom + bulkBuffer]
 // Two goroutines run it, one a direction; the relay's sweeper looks after it from
 // time to time.
 type splice struct {
-	relay *Relay
-	sides [2]side
-	began int64 // on the relay's clock
-	moved atomic.Int64
-	over  atomic.Bool
-	bytes [2]atomic.Int64 // that went from sides[i] to the other
+	relay     *Relay
+	namespace string
+	sides     [2]side
+	began     int64 // on the relay's clock
+	moved     atomic.Int64
+	over      atomic.Bool
+	bytes     [2]atomic.Int64 // that went from sides[i] to the other and are not counted yet
 	// extended says that the two have agreed on an extension.
 	extended bool
-	ended    schemas.CloseReason // set before over
+	ended    atomic.Pointer[schemas.CloseReason] // why it is over
 }
 
 // A side is one of the two clients.
@@ -61,8 +62,8 @@ var pingPayload = []byte("outrelay")
 
 var pingFrame = appendFrame(nil, bitFinal|opPing, pingPayload)
 
-func newSplice(r *Relay, sender, listener hijacked, extended bool) *splice {
-	s := &splice{relay: r, began: r.clock.Load(), extended: extended}
+func newSplice(r *Relay, namespace string, sender, listener hijacked, extended bool) *splice {
+	s := &splice{relay: r, namespace: namespace, began: r.clock.Load(), extended: extended}
 	for i, h := range []hijacked{sender, listener} {
 		s.sides[i].conn, s.sides[i].early, s.sides[i].between = h.conn, h.early, true
 		s.sides[i].seen.Store(s.began)
@@ -190,7 +191,7 @@ func (s *splice) finish(a *side, ra schemas.CloseReason, b *side, rb schemas.Clo
 	if s.over.Swap(true) {
 		return
 	}
-	s.ended = rb
+	s.ended.Store(&rb)
 	for _, t := range []struct {
 		side   *side
 		reason schemas.CloseReason
@@ -280,11 +281,22 @@ func (c *side) ping() {
 	}
 }
 
+// reason is why the splice has ended.
+func (s *splice) reason() schemas.CloseReason {
+	if r := s.ended.Load(); r != nil {
+		return *r
+	}
+	return closePeerLost // both sides were gone at once
+}
+
 func seconds(d time.Duration) int64 { return max(1, int64(d/time.Second)) }
 
 // cut ends the splice without a word.
 func (s *splice) cut() {
-	s.over.Store(true)
+	if !s.over.Swap(true) {
+		reason := schemas.CloseDrain
+		s.ended.Store(&reason)
+	}
 	for i := range s.sides {
 		s.sides[i].conn.Close()
 	}

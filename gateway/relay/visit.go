@@ -39,6 +39,7 @@ type visit struct {
 	action     string
 	upgrade    bool // it is a WebSocket handshake
 	tracking   string
+	session    string // the id of the listener that a sticky session has; "" for none
 	entity     entity // once it is known
 	answered   bool
 }
