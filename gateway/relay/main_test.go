@@ -295,6 +295,9 @@ func (p *peer) next() (first byte, payload []byte) {
 		if err != nil {
 			p.t.Fatalf("no frame: %v", err)
 		}
+		if f == 0x89 && time.Now().After(deadline) {
+			p.t.Fatal("nothing but pings")
+		}
 		if f != 0x89 {
 			return f, b
 		}

@@ -52,7 +52,7 @@ func (r *Relay) visit(w http.ResponseWriter, q *http.Request, namespace, bound s
 func (v *visit) read() error {
 	v.tracking = newID()
 	v.upgrade = isUpgrade(v.r)
-	v.path, v.query = v.r.URL.EscapedPath(), v.r.URL.RawQuery
+	v.path, v.query = receivedPath(v.r), v.r.URL.RawQuery
 	if first, rest, _ := strings.Cut(strings.TrimPrefix(v.path, "/"), "/"); isHC(first) {
 		v.hc, v.path = true, "/"+rest
 		if path, query := unescapeQuery(v.path, v.query); query != v.query {
@@ -94,6 +94,16 @@ func (v *visit) read() error {
 		return schemas.Problemf("parameter", "This endpoint is for web sockets only; send HTTP requests to the same address without /$hc.")
 	}
 	return nil
+}
+
+// receivedPath is a request's path byte for byte. What net/url makes of it has other
+// escapes where the sender's were unusual.
+func receivedPath(r *http.Request) string {
+	if !strings.HasPrefix(r.RequestURI, "/") {
+		return r.URL.EscapedPath() // the absolute form, as to a proxy
+	}
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	return path
 }
 
 // isHC says whether a path's first segment is that of the relay's own addresses.
