@@ -193,6 +193,10 @@ type taken struct {
 // offer hands an offer to a listener.
 func (r *Relay) offer(ctx context.Context, e entity, listener string, o *offer) (taken, error) {
 	b := o.append(make([]byte, 0, 256+len(o.members)+len(o.path)+len(o.query)+len(o.body)))
+	// A sender that goes away meanwhile must not hide which listener has taken it, who
+	// is to be told.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.limits.RelayAccept)
+	defer cancel()
 	answer, err := r.rendezvous.Offer(ctx, e.namespace, e.name, listener, b)
 	if err != nil {
 		return taken{}, err

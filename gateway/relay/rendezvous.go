@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -27,6 +26,7 @@ type rendezvous struct {
 	responded chan struct{} // closed when the listener's answer has begun
 	over      chan struct{} // closed when the exchange is
 	stopping  atomic.Bool   // the sender's body is not wanted any more
+	failure   error         // why the upload has failed; set before uploaded is closed
 }
 
 // meet carries on the exchange with a listener that has come to the meeting.
@@ -55,6 +55,7 @@ func (x *exchange) meet(a arrival, o *offer) error {
 	}
 	tasks.Go(v.watch)
 	err := v.converse()
+	gone := v.ctx.Err() != nil
 	close(v.over)
 	select {
 	case <-v.uploaded:
@@ -64,16 +65,19 @@ func (x *exchange) meet(a arrival, o *offer) error {
 		v.socket.conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // it ends anyway
 	}
 	tasks.Wait()
-	v.farewell(err)
+	if v.failure != nil && !v.answered {
+		err, gone = v.failure, true
+	}
+	v.farewell(err, gone)
 	return err
 }
 
 // farewell closes the WebSocket: with 1000 after an answer, 1001 where the sender has
 // gone, 1011 where the listener's answer could not be used. It does not wait.
-func (v *rendezvous) farewell(err error) {
+func (v *rendezvous) farewell(err error, gone bool) {
 	reason := schemas.CloseDone
 	switch {
-	case v.ctx.Err() != nil:
+	case gone:
 		reason = closeSenderGone
 	case err != nil:
 		reason = closeBadAnswer
@@ -162,7 +166,9 @@ func (v *rendezvous) upload() {
 			return
 		case err != nil:
 			if !v.stopping.Load() {
-				v.cancel(errBody(err))
+				// net/http may have ended the request's context already.
+				v.failure = errBody(err)
+				v.cancel(v.failure)
 			}
 			return
 		}
@@ -320,7 +326,7 @@ func errBroken(err error) error {
 		return errAnswer("it breaks the WebSocket protocol")
 	case errors.As(err, &closed):
 		return schemas.Problemf("listener-failed", "The listener closed before its answer was complete; try again.")
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errLate()
 	}
 	return schemas.Problemf("listener-failed", "The listener's connection was lost before it answered; try again.")

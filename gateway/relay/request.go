@@ -46,6 +46,13 @@ func (v *visit) request() error {
 	if v.r.Method == http.MethodConnect {
 		return schemas.Problemf("method", "CONNECT can't be relayed.")
 	}
+	x := &exchange{visit: v, control: http.NewResponseController(v.w)}
+	x.ctx, x.cancel = context.WithCancelCause(v.r.Context())
+	defer x.cancel(nil)
+	if err := v.relay.enter(x); err != nil {
+		return err
+	}
+	defer v.relay.leave(x)
 	rule, grant, err := v.resolve()
 	if err != nil {
 		return err
@@ -53,13 +60,7 @@ func (v *visit) request() error {
 	if rule.NoHTTP {
 		return schemas.Problemf("parameter", "This hybrid connection takes WebSockets only; connect with Upgrade: websocket.")
 	}
-	x := &exchange{visit: v, rule: rule, control: http.NewResponseController(v.w)}
-	x.ctx, x.cancel = context.WithCancelCause(v.r.Context())
-	defer x.cancel(nil)
-	if err := v.relay.enter(x); err != nil {
-		return err
-	}
-	defer v.relay.leave(x)
+	x.rule = rule
 	return x.serve(grant)
 }
 
@@ -239,10 +240,10 @@ func (x *exchange) why(err error) error {
 	if x.ctx.Err() == nil {
 		return err
 	}
-	if x.r.Context().Err() != nil {
-		return context.Canceled // the sender has gone
+	if cause := context.Cause(x.ctx); !errors.Is(cause, context.Canceled) {
+		return cause
 	}
-	return context.Cause(x.ctx)
+	return errCut // the sender has gone
 }
 
 // pass passes an answer on that came on the control channel.

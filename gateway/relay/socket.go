@@ -153,6 +153,9 @@ func (m *message) Read(b []byte) (int, error) {
 			m.paused()
 		}
 		h, err := m.socket.next()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // the message has not ended
+		}
 		if err != nil {
 			return 0, err
 		}
