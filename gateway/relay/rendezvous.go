@@ -26,6 +26,7 @@ type rendezvous struct {
 	responded chan struct{} // closed when the listener's answer has begun
 	over      chan struct{} // closed when the exchange is
 	stopping  atomic.Bool   // the sender's body is not wanted any more
+	wholly    atomic.Bool   // the sender's body has been read to its end
 	failure   error         // why the upload has failed; set before uploaded is closed
 }
 
@@ -60,8 +61,9 @@ func (x *exchange) meet(a arrival, o *offer) error {
 	select {
 	case <-v.uploaded:
 	default:
-		v.stopping.Store(true)
-		x.control.SetReadDeadline(longAgo)                          //nolint:errcheck // the body is not wanted
+		if v.stopping.Store(true); !v.wholly.Load() {
+			x.control.SetReadDeadline(longAgo) //nolint:errcheck // the body is not wanted
+		}
 		v.socket.conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // it ends anyway
 	}
 	tasks.Wait()
@@ -138,7 +140,8 @@ func (v *rendezvous) upload() {
 	defer bulkBuffers.Put(buffer)
 	opcode, total := byte(opBinary), int64(0)
 	for {
-		v.control.SetReadDeadline(time.Now().Add(limits.RelayBodyIdle)) //nolint:errcheck // the read will say it
+		began := time.Now()
+		v.control.SetReadDeadline(began.Add(limits.RelayBodyIdle)) //nolint:errcheck // the read will say it
 		if v.stopping.Load() {
 			return
 		}
@@ -162,11 +165,14 @@ func (v *rendezvous) upload() {
 		switch {
 		case errors.Is(err, io.EOF):
 			v.control.SetReadDeadline(time.Time{}) //nolint:errcheck // the connection has ended
-			v.socket.write(bitFinal|opcode, nil)   //nolint:errcheck // the reader notices
+			v.wholly.Store(true)
+			v.socket.write(bitFinal|opcode, nil) //nolint:errcheck // the reader notices
 			return
 		case err != nil:
-			if !v.stopping.Load() {
-				// net/http may have ended the request's context already.
+			// net/http may have ended the request's context already, and that the
+			// exchange: whose fault it was is told by the time that has passed.
+			late := !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) >= limits.RelayBodyIdle
+			if late || !v.stopping.Load() {
 				v.failure = errBody(err)
 				v.cancel(v.failure)
 			}
@@ -186,7 +192,7 @@ func (v *rendezvous) converse() error {
 	v.relay.done(v.taken)
 	v.socket.silence = v.relay.limits.RelayBodyIdle
 	if !r.body {
-		p, err := v.begin(&r, 0, v.wholly())
+		p, err := v.begin(&r, 0, v.bodyRead())
 		if err != nil {
 			return err
 		}
@@ -195,7 +201,7 @@ func (v *rendezvous) converse() error {
 	var p *reply
 	if v.socket.in.Buffered() == 0 {
 		// The body is still to come: the sender need not wait for the head.
-		if p, err = v.begin(&r, -1, v.wholly()); err == nil {
+		if p, err = v.begin(&r, -1, v.bodyRead()); err == nil {
 			err = p.flush()
 		}
 		if err != nil {
@@ -219,7 +225,7 @@ func (v *rendezvous) converse() error {
 		if length > v.relay.limits.RelayBodyBytes {
 			return errAnswer("its body is longer than the gateway's limit")
 		}
-		if p, err = v.begin(&r, length, v.wholly()); err != nil {
+		if p, err = v.begin(&r, length, v.bodyRead()); err != nil {
 			return err
 		}
 	}
@@ -232,15 +238,8 @@ func (v *rendezvous) converse() error {
 	return p.finish()
 }
 
-// wholly says whether the request's body has been read to its end.
-func (v *rendezvous) wholly() bool {
-	select {
-	case <-v.uploaded:
-		return true
-	default:
-		return false
-	}
-}
+// bodyRead says whether the request has no body that is still to be read.
+func (v *rendezvous) bodyRead() bool { return !v.bodied() || v.wholly.Load() }
 
 // broken ends an answer that has begun. What is wrong can't be said any more.
 func (v *rendezvous) broken(p *reply, err error) error {

@@ -136,7 +136,7 @@ func TestBothBodiesAtOnce(t *testing.T) {
 }
 
 // Who does not read is not read from on the other side.
-func TestBackPressure(t *testing.T) {
+func TestRequestBackPressure(t *testing.T) {
 	w := start(t, nil)
 	control := w.listen(t, "app")
 	const much = 64 << 20 // far more than all buffers in between
