@@ -151,11 +151,11 @@ func TestRequestBodies(t *testing.T) {
 		body := make([]byte, size)
 		_, _ = noise(3).Read(body)
 		for _, path := range []string{"/sized", "/chunked"} {
-			if _, got := s.do(t, "POST", path, bytes.NewReader(body)); got != string(body) {
-				t.Errorf("%s: of %d bytes came %d back, or others", path, size, len(got))
+			if resp, got := s.do(t, "POST", path, bytes.NewReader(body)); got != string(body) {
+				t.Errorf("%s: of %d bytes came %d back, or others (%s)", path, size, len(got), resp.Status)
 			}
-			if _, got := s.do(t, "POST", path, io.MultiReader(bytes.NewReader(body))); got != string(body) {
-				t.Errorf("%s: of %d bytes in chunks came %d back, or others", path, size, len(got))
+			if resp, got := s.do(t, "POST", path, io.MultiReader(bytes.NewReader(body))); got != string(body) {
+				t.Errorf("%s: of %d bytes in chunks came %d back, or others (%s)", path, size, len(got), resp.Status)
 			}
 		}
 	}
