@@ -38,4 +38,7 @@ func (b built) Run() int {
 	return b.m.Run()
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(built{m}) }
+func TestMain(m *testing.M) {
+	asWorker() // where the process is one
+	goleak.VerifyTestMain(built{m})
+}
