@@ -26,7 +26,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// selfSigned makes a certificate for a host name, and its key, in PEM.
+// selfSigned makes a certificate for a host name or an IP address, and its key, in PEM.
 func selfSigned(t *testing.T, host string) (certificate, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -37,6 +37,9 @@ func selfSigned(t *testing.T, host string) (certificate, key string) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.DNSNames, template.IPAddresses = nil, []net.IP{ip}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
 	if err != nil {
