@@ -30,6 +30,7 @@ func TestCrash(t *testing.T) {
 		rounds = 50
 	}
 	t.Run("gateway killed", func(t *testing.T) {
+		t.Parallel()
 		s := newStorm(t)
 		s.workers(false)
 		s.publishers()
@@ -40,6 +41,7 @@ func TestCrash(t *testing.T) {
 		s.finish()
 	})
 	t.Run("subscribers killed", func(t *testing.T) {
+		t.Parallel()
 		s := newStorm(t)
 		s.workers(true)
 		s.publishers()
@@ -52,6 +54,7 @@ func TestCrash(t *testing.T) {
 		s.finish()
 	})
 	t.Run("network cut", func(t *testing.T) {
+		t.Parallel()
 		s := newStorm(t)
 		network := newStaller(t, hostport(t, s.gateway.HTTP))
 		s.address = network.address()

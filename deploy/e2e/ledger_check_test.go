@@ -34,6 +34,7 @@ func TestLedger(t *testing.T) {
 		{"marked after its subscriber left", "1 delivered w a 1 1; 1.1 ended w; 1.2 delivered v a 2 1", nil},
 		{"for no reason", "1 delivered w a 1 1; 1.2 delivered v a 2 1", []string{ruleCauseless}},
 		{"the attempt before it was on its way to somebody", "1 delivered w a 2 1", nil},
+		{"that attempt comes after a kill", "1 delivered w a 2 1; 1.3 killed; 1.3 ended w; 1.4 delivered v a 1 1", nil},
 		{"not marked", "1 delivered w a 1 1; 1.1 ended w; 1.2 delivered v a 1 1", []string{ruleUnmarked}},
 		{"not marked after a kill at once", "1 delivered w a 1 1; 1.1 ended w; 1.3 killed; 1.2 ended w; 9 delivered v a 1 1", nil},
 		{"not marked after a kill later", "1 delivered w a 1 1; 2.3 killed; 2.3 ended w; 9 delivered v a 1 1", []string{ruleUnmarked}},

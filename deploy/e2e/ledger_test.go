@@ -270,7 +270,7 @@ func (r *reading) inTime(f *dossier, a entry) bool {
 func (r *reading) caused(f *dossier, d entry) bool {
 	seen := false
 	for _, last := range f.delivered {
-		if last.Attempt != d.Attempt-1 || last.At.After(d.At) && r.sent(last.At).After(d.At) {
+		if last.Attempt != d.Attempt-1 || last.At.After(d.At) {
 			continue
 		}
 		seen = true
