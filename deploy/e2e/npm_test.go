@@ -9,7 +9,9 @@ import (
 // node runs a script of the folder npm to its end. It trusts the authority of ca.
 func node(t *testing.T, ca, script string, args ...string) {
 	t.Helper()
-	output(t, "npm", "", "env", append([]string{"NODE_EXTRA_CA_CERTS=" + ca, "node", script}, args...)...)
+	if out := output(t, "npm", "", "env", append([]string{"NODE_EXTRA_CA_CERTS=" + ca, "node", script}, args...)...); out != "" {
+		t.Log(out)
+	}
 }
 
 // The official JavaScript SDK publishes in its three modes, and parses what a

@@ -7,7 +7,7 @@ import "testing"
 func TestRelayHycoWS(t *testing.T) {
 	g := start(t)
 	for _, scenario := range []string{
-		"echo", "helpers", "large", "senders", "share", "headers", "closes", "reject", "refusals", "renewal", "restart",
+		"echo", "helpers", "large", "senders", "share", "headers", "closes", "reject", "refusals", "renewal", "restart", "storm",
 	} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()

@@ -23,6 +23,7 @@ func (r *Relay) Drain(ctx context.Context) {
 	r.mu.Lock()
 	r.draining = true
 	r.mu.Unlock()
+	r.halt()
 	late := make(<-chan time.Time)
 	if deadline, ok := ctx.Deadline(); ok {
 		timer := time.NewTimer(time.Until(deadline) - drainGoodbye)

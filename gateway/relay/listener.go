@@ -78,15 +78,17 @@ func (v *visit) listen() error {
 		t.succeeded(key)
 		return nil
 	}
-	if hold := t.failed(key, time.Now()); hold > 0 {
+	if w := t.failed(key, time.Now(), errors.Is(err, errQuota)); w != nil {
 		v.relay.metrics.throttled.WithLabelValues(v.namespace).Inc()
-		timer := time.NewTimer(hold)
+		timer := time.NewTimer(w.hold)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-w.release:
+		case <-v.relay.halted:
 		case <-v.r.Context().Done():
 		}
-		t.waited(key)
+		t.done(key, w)
 	}
 	return err
 }
@@ -187,6 +189,14 @@ func random() uint64 {
 	return binary.BigEndian.Uint64(b[:])
 }
 
+// errQuota is what a refusal is that says that there are enough listeners.
+var errQuota = errors.New("relay: enough listeners")
+
+type quotaProblem struct{ *schemas.Problem }
+
+func (quotaProblem) Is(target error) bool { return target == errQuota }
+func (q quotaProblem) Unwrap() error      { return q.Problem }
+
 // admit takes a listener's place among those of its name and of the gateway; dismiss
 // gives it back.
 func (r *Relay) admit(l *listener, rule *Rule) error {
@@ -198,7 +208,7 @@ func (r *Relay) admit(l *listener, rule *Rule) error {
 	case len(r.listeners) >= r.limits.RelayListeners:
 		return errFull("listeners")
 	case r.counts[l.entity] >= rule.Listeners:
-		return schemas.Problemf("forbidden", "The hybrid connection has %d listeners, which is its limit (QuotaExceeded).", rule.Listeners)
+		return quotaProblem{schemas.Problemf("forbidden", "The hybrid connection has %d listeners, which is its limit (QuotaExceeded).", rule.Listeners)}
 	}
 	r.counts[l.entity]++
 	r.listeners[l], r.numbers[l.number] = struct{}{}, l

@@ -143,6 +143,8 @@ type Relay struct {
 	made  time.Time
 	clock atomic.Int64 // Unix seconds, to compare times without asking for them
 
+	halted   chan struct{} // closed when the relay drains or stops
+	halt     func()
 	starting sync.Mutex
 	stopped  bool           // guarded by starting
 	tasks    sync.WaitGroup // every goroutine of the relay but Run's own
@@ -178,6 +180,8 @@ func New(c Config) (*Relay, error) {
 	r.meetings.init(r.rendezvous.Gateway(), c.Limits.RelayWaiting)
 	r.throttle.init()
 	r.sticky.init()
+	r.halted = make(chan struct{})
+	r.halt = sync.OnceFunc(func() { close(r.halted) })
 	r.clock.Store(time.Now().Unix())
 	return r, nil
 }
@@ -228,6 +232,7 @@ func (r *Relay) start(f func()) bool {
 // stop cuts all that is open and waits.
 func (r *Relay) stop() {
 	r.starting.Lock()
+	r.halt()
 	r.stopped = true
 	r.starting.Unlock()
 	r.mu.Lock()

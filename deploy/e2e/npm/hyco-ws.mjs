@@ -377,6 +377,40 @@ const scenarios = {
     both.kill('SIGKILL');
   },
 
+  // The package connects again without delay when a handshake fails, for ever. The
+  // gateway makes it wait; who is well again is back within two seconds, and whoever
+  // shares its address and name gets in at once.
+  async storm() {
+    const path = 'hyco/storm';
+    let well = false;
+    const handshakes = Array(2).fill(0);
+    const servers = handshakes.map((_, i) => {
+      const server = hyco.createRelayedServer({
+        server: address(path, 'listen'),
+        token: () => { handshakes[i]++; return well ? token(path) : 'SharedAccessSignature nonsense'; },
+      }, echo);
+      server.on('error', () => {});
+      return server;
+    });
+    const seconds = 10;
+    await pause(seconds * 1000);
+    const each = Math.max(...handshakes) / seconds;
+    console.log(`${handshakes.reduce((sum, n) => sum + n) / seconds} handshakes a second of ${handshakes.length} listeners`);
+    assert.ok(each > 0.2, 'they do not try any more');
+    assert.ok(each <= 5, `${each} handshakes a second of one listener`);
+    const began = Date.now();
+    const other = await listen(path, echo);
+    assert.ok(Date.now() - began < 2000, `a good listener of the same name was held up for ${Date.now() - began} ms`);
+    other.close();
+    well = true;
+    const healed = Date.now();
+    await Promise.all(servers.map((server) => new Promise((resolve) => server.once('listening', resolve))));
+    const took = Date.now() - healed;
+    console.log(`all are back after ${took} ms`);
+    assert.ok(took < 2000, `the listeners were back after ${took} ms`);
+    await connect(path);
+  },
+
   // serve echoes on a path until it is killed.
   async serve() {
     await listen(argument, echo);
