@@ -227,7 +227,7 @@ func TestMetrics(t *testing.T) {
 		{1, "refusals_total", []string{"action", "other", "reason", "parameter"}},
 		{1, "refusals_total", []string{"action", "accept", "reason", "forbidden"}},
 		{4, "refusals_total", []string{"action", "listen", "reason", "unauthorized"}},
-		{1, "throttled_total", nil},
+		{3, "throttled_total", nil},
 		{0, "waiting", []string{"no namespace", ""}},
 	} {
 		labels := append([]string{"namespace", "default"}, want.labels...)

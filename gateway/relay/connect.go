@@ -253,6 +253,11 @@ func errLost() *schemas.Problem {
 // the splice.
 func (v *visit) join(a arrival) error {
 	r := v.relay
+	if err := r.reserveSplice(); err != nil {
+		goAway(a.conn)
+		return err
+	}
+	defer r.releaseSplice()
 	var headers strings.Builder
 	if a.protocol != "" {
 		headers.WriteString("Sec-WebSocket-Protocol: " + a.protocol + "\r\n")
@@ -290,20 +295,42 @@ func (v *visit) join(a arrival) error {
 func (r *Relay) roomForSplice() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.fits()
+}
+
+// fits is the same while mu is held.
+func (r *Relay) fits() error {
 	switch {
 	case r.draining:
 		return errDraining()
-	case len(r.splices) >= r.limits.RelayConnections:
+	case len(r.splices)+r.joining >= r.limits.RelayConnections:
 		return errFull("joined connections")
 	}
 	return nil
+}
+
+// reserveSplice takes the place of one that is about to be joined.
+func (r *Relay) reserveSplice() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.fits(); err != nil {
+		return err
+	}
+	r.joining++
+	return nil
+}
+
+func (r *Relay) releaseSplice() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.joining--
 }
 
 // splice runs one in a goroutine of its own, so that what net/http holds for the
 // handshakes goes.
 func (r *Relay) splice(s *splice) bool {
 	r.mu.Lock()
-	if r.draining || len(r.splices) >= r.limits.RelayConnections {
+	if r.draining {
 		r.mu.Unlock()
 		return false
 	}

@@ -155,6 +155,7 @@ type Relay struct {
 	counts    map[entity]int         // listeners here, guarded by mu
 	splices   map[*splice]struct{}   // guarded by mu
 	exchanges map[*exchange]struct{} // guarded by mu
+	joining   int                    // splices that are about to run, guarded by mu
 	draining  bool                   // guarded by mu
 }
 
