@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,13 +53,13 @@ type Rendezvous struct {
 
 	mu        sync.Mutex
 	listeners map[*nats.Subscription]*Listening // two for each
-	names     map[string]int                    // listeners here, by subject
+	names     map[string][]*Listening           // listeners here, by subject, of which each has two
 }
 
 // A Listening is a listener's place among those of its hybrid connection.
 type Listening struct {
 	rendezvous *Rendezvous
-	subject    string
+	subjects   [2]string
 	offer      func([]byte) []byte
 	subs       [2]*nats.Subscription
 	once       sync.Once
@@ -70,7 +72,7 @@ func NewRendezvous(b *Broker, hear func([]byte)) *Rendezvous {
 		broker: b, gateway: fmt.Sprintf("%016x", newGateway()), hear: hear,
 		ready: make(chan struct{}),
 		asked: make(chan *nats.Msg, rendezvousQueue), told: make(chan *nats.Msg, rendezvousQueue),
-		listeners: map[*nats.Subscription]*Listening{}, names: map[string]int{},
+		listeners: map[*nats.Subscription]*Listening{}, names: map[string][]*Listening{},
 	}
 }
 
@@ -147,24 +149,24 @@ func (r *Rendezvous) connected(ctx context.Context, namespace string) error {
 // id is what senders may ask for it by: one segment, which several may share. Senders
 // find it once Listen has returned.
 //
-// offer is called with what a sender offers, one call at a time on this gateway. It
-// must not block or keep the bytes; what it returns is the answer, nil if the sender
+// offer is called with what a sender offers, by several goroutines. It must not block
+// or keep the bytes; what it returns is the answer, nil if the sender
 // should ask another listener.
 func (r *Rendezvous) Listen(ctx context.Context, namespace, name, id string, offer func([]byte) []byte) (*Listening, error) {
 	if err := r.connected(ctx, namespace); err != nil {
 		return nil, err
 	}
-	l := &Listening{rendezvous: r, subject: relaySubject(namespace, name), offer: offer}
+	l := &Listening{rendezvous: r, subjects: [2]string{relaySubject(namespace, name), relaySubjectOfOne(namespace, name, id)}, offer: offer}
 	r.mu.Lock()
 	var err error
-	for i, subject := range []string{l.subject, relaySubjectOfOne(namespace, name, id)} {
+	for i, subject := range l.subjects {
 		// Locked, so that no offer is looked at before the listener is known.
 		if l.subs[i], err = r.conn.ChanQueueSubscribe(subject, relayQueue, r.asked); err != nil {
 			break
 		}
 		r.listeners[l.subs[i]] = l
+		r.names[subject] = append(r.names[subject], l)
 	}
-	r.names[l.subject]++
 	r.mu.Unlock()
 	if err == nil {
 		err = r.flush(ctx)
@@ -191,14 +193,17 @@ func (l *Listening) Leave() {
 		r := l.rendezvous
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		for _, sub := range l.subs {
-			if sub != nil {
-				delete(r.listeners, sub)
-				sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
+		for i, sub := range l.subs {
+			if sub == nil {
+				continue
 			}
-		}
-		if r.names[l.subject]--; r.names[l.subject] == 0 {
-			delete(r.names, l.subject)
+			delete(r.listeners, sub)
+			sub.Unsubscribe() //nolint:errcheck // it fails only on a closed connection
+			subject := l.subjects[i]
+			r.names[subject] = slices.DeleteFunc(r.names[subject], func(o *Listening) bool { return o == l })
+			if len(r.names[subject]) == 0 {
+				delete(r.names, subject)
+			}
 		}
 	})
 }
@@ -207,7 +212,7 @@ func (l *Listening) Leave() {
 func (r *Rendezvous) Here(namespace, name string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.names[relaySubject(namespace, name)]
+	return len(r.names[relaySubject(namespace, name)])
 }
 
 // Listened says whether the hybrid connection has a listener, on any gateway.
@@ -240,6 +245,17 @@ func (r *Rendezvous) Offer(ctx context.Context, namespace, name, id string, data
 		subject = relaySubjectOfOne(namespace, name, id)
 	}
 	for range offerTries {
+		if r.broker.peers.alone() {
+			// All listeners are here: NATS would choose among the same.
+			l := r.choose(subject)
+			if l == nil {
+				return nil, errNoListener()
+			}
+			if answer := l.offer(data); len(answer) > 0 {
+				return answer, nil
+			}
+			continue
+		}
 		answer, err := r.request(ctx, subject, data)
 		switch {
 		case errors.Is(err, nats.ErrNoResponders):
@@ -251,6 +267,18 @@ func (r *Rendezvous) Offer(ctx context.Context, namespace, name, id string, data
 		}
 	}
 	return nil, schemas.Problemf("rate", "The listeners have their hands full; try again.")
+}
+
+// choose picks a listener of this gateway, each as likely as the next; nil if there is
+// none.
+func (r *Rendezvous) choose(subject string) *Listening {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.names[subject]
+	if len(all) == 0 {
+		return nil
+	}
+	return all[rand.IntN(len(all))]
 }
 
 func errNoListener() *schemas.Problem {

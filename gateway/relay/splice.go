@@ -49,7 +49,7 @@ type side struct {
 	writing atomic.Int64
 	// closing says that the client sent its Close frame.
 	closing atomic.Bool
-	lost    atomic.Bool // the client's connection has ended
+	lost    atomic.Bool // the client's connection is worth nothing any more
 
 	mu      sync.Mutex // of writing; guards what follows
 	between bool       // what was written ends with a frame
@@ -125,7 +125,6 @@ func (s *splice) copy(i int) {
 			}
 		}
 		if err != nil {
-			from.lost.Store(true)
 			switch {
 			case s.over.Load():
 			case from.closing.Load():
@@ -180,6 +179,7 @@ func (s *splice) lose(gone *side) {
 	if gone == other {
 		other = &s.sides[1]
 	}
+	gone.lost.Store(true)
 	s.finish(nil, closePeerLost, other, closePeerLost)
 	gone.conn.Close()
 }
@@ -201,6 +201,9 @@ func (s *splice) finish(a *side, ra schemas.CloseReason, b *side, rb schemas.Clo
 		}
 	}
 	for i := range s.sides {
+		if s.sides[i].lost.Load() {
+			continue // it is closed once the other is told
+		}
 		c := s.sides[i].conn
 		c.SetDeadline(time.Now().Add(closeWait)) //nolint:errcheck // it ends anyway
 		if half, ok := c.(interface{ CloseWrite() error }); ok {
