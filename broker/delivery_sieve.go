@@ -76,7 +76,7 @@ func (s *sieve) passes(ctx context.Context, r record) (from origin, ok bool, err
 		}
 	}
 	if s.content != nil {
-		e, err := schemas.ParseEvent(r.data)
+		e, err := schemas.ParseStored(r.data)
 		if err != nil || !s.content.Match(e) {
 			return from, false, nil
 		}

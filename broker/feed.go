@@ -223,7 +223,7 @@ func (f *feed) take(e *entry, stored []byte) {
 		if v.filter != nil {
 			if event == nil {
 				var err error
-				if event, err = schemas.ParseEvent(stored); err != nil {
+				if event, err = schemas.ParseStored(stored); err != nil {
 					f.broker.logger.Error("the log holds what is no event", "sequence", e.sequence)
 					break
 				}

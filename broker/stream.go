@@ -341,7 +341,7 @@ func (s *Stream) deliver(r record) {
 		return
 	}
 	if s.filter != nil {
-		e, err := schemas.ParseEvent(r.data)
+		e, err := schemas.ParseStored(r.data)
 		if err != nil || !s.filter.Match(e) {
 			return
 		}

@@ -16,6 +16,9 @@ type draft struct {
 	text  []byte // extension names and all values, one behind the other
 	parts []part
 	size  int // of all names and values
+	// stored says that the event comes from the log: the broker's own attributes stay,
+	// and with them it may be larger than a publisher's.
+	stored bool
 }
 
 // A part is one attribute; its name is the text [start,middle), which is empty
@@ -33,7 +36,7 @@ func (d *draft) reset() {
 	if cap(d.parts) > 64 {
 		d.parts = nil
 	}
-	d.text, d.parts, d.size = d.text[:0], d.parts[:0], 0
+	d.text, d.parts, d.size, d.stored = d.text[:0], d.parts[:0], 0, false
 }
 
 // begin starts a part with its name.
@@ -51,7 +54,7 @@ func (d *draft) begin(name []byte) part {
 func (d *draft) end(p part) *Problem {
 	p.end = len(d.text)
 	d.size += p.end - p.middle
-	if d.size > MaxAttributes {
+	if d.size > MaxAttributes && !d.stored {
 		return Problemf("too-large", "The attributes have more than %d bytes in all. Move what is large into the data.", MaxAttributes)
 	}
 	d.parts = append(d.parts, p)
@@ -109,7 +112,7 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 	if problem := e.addData(b, data, contentType); problem != nil {
 		return nil, problem
 	}
-	if len(e.json) > MaxEvent {
+	if len(e.json) > MaxEvent && !d.stored {
 		return nil, Problemf("too-large", "The event has %d bytes in its JSON form; at most %d are allowed. Put large data elsewhere and send its address (extension dataref).", len(e.json), MaxEvent)
 	}
 	return e, nil

@@ -43,9 +43,19 @@ func (r *reader) free() {
 // anything after the value is refused. The error is a [Problem] that names the
 // first broken rule. b is not kept.
 func ParseEvent(b []byte) (*Event, error) {
+	return parseOne(b, false)
+}
+
+// ParseStored reads an event as the log has it: as ParseEvent does, but what the broker
+// added to a dead letter stays, and counts for no limit.
+func ParseStored(b []byte) (*Event, error) {
+	return parseOne(b, true)
+}
+
+func parseOne(b []byte, stored bool) (*Event, error) {
 	r := newReader(b)
 	defer r.free()
-	e, p := r.event()
+	e, p := r.event(stored)
 	if p == nil {
 		p = r.end()
 	}
@@ -75,7 +85,7 @@ func ParseBatch(b []byte) ([]*Event, error) {
 		if len(events) == MaxBatchEvents {
 			return nil, Problemf("too-large", "The batch has more than %d events. Send several.", MaxBatchEvents)
 		}
-		e, p := r.event()
+		e, p := r.event(false)
 		if p != nil {
 			return nil, p.At(len(events))
 		}
@@ -113,7 +123,7 @@ func (r *reader) value() (jsontext.Value, *Problem) {
 }
 
 // event reads one object at the reader's place.
-func (r *reader) event() (*Event, *Problem) {
+func (r *reader) event(stored bool) (*Event, *Problem) {
 	if r.PeekKind() != '{' {
 		if _, p := r.value(); p != nil {
 			return nil, p
@@ -124,6 +134,7 @@ func (r *reader) event() (*Event, *Problem) {
 		return nil, syntax(err)
 	}
 	r.draft.reset()
+	r.draft.stored = stored
 	var data payload
 	for r.PeekKind() != '}' {
 		quoted, p := r.value()
@@ -145,7 +156,7 @@ func (r *reader) event() (*Event, *Problem) {
 			if value.Kind() != 'n' {
 				data.base64 = value
 			}
-		case brokers(name):
+		case brokers(name) && !stored:
 		default:
 			if p := r.draft.member(name, value); p != nil {
 				return nil, p

@@ -20,6 +20,7 @@ type Client struct {
 	base    string // the gateway's address without a slash at its end
 	backoff backoff
 	publish *http.Client
+	polls   *http.Client // requests whose answer may wait for an event
 	sockets *http.Client
 	links   *http.Client // of the relay
 
@@ -45,6 +46,7 @@ func New(config Config) (*Client, error) {
 		base:    base,
 		backoff: backoff{base: backoffBase, cap: backoffCap},
 		publish: &http.Client{Transport: config.publishTransport(), CheckRedirect: stay},
+		polls:   &http.Client{Transport: config.pollTransport(), CheckRedirect: stay},
 		sockets: &http.Client{Transport: &refusals{config.socketTransport()}, CheckRedirect: stay},
 		links:   &http.Client{Transport: &refusals{config.linkTransport()}, CheckRedirect: stay},
 		ends:    map[int]context.CancelFunc{},
@@ -85,6 +87,7 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	c.tasks.Wait()
 	c.publish.CloseIdleConnections()
+	c.polls.CloseIdleConnections()
 	c.sockets.CloseIdleConnections()
 	c.links.CloseIdleConnections()
 	return nil

@@ -104,6 +104,16 @@ func (c Config) publishTransport() *http.Transport {
 	}
 }
 
+// pollTransport is for requests that may wait up to a minute for their answer.
+func (c Config) pollTransport() *http.Transport {
+	t := c.publishTransport()
+	t.ResponseHeaderTimeout += longestPoll
+	return t
+}
+
+// longestPoll is how long a receive may wait (protocol section 6).
+const longestPoll = time.Minute
+
 // socketTransport is for WebSockets, which want HTTP/1.1 and a connection each.
 func (c Config) socketTransport() *http.Transport {
 	dial, secure := c.DialContext, c.tls()

@@ -67,7 +67,7 @@ func closed(err error) error {
 	return &CloseError{schemas.ParseClose(int(c.Code), c.Reason), printable([]byte(c.Reason))}
 }
 
-// A wire is an open WebSocket of the subprotocol cloudevents.json.
+// A wire is an open WebSocket of a stream or a session.
 type wire struct {
 	*websocket.Conn
 	raw     net.Conn // what the library writes to, one Write for a control frame
@@ -79,9 +79,14 @@ type wire struct {
 	buffer  []byte // of read
 }
 
-// dial opens a WebSocket on a topic filter; writes says that messages will be sent
-// on it. It has a goroutine until close.
+// dial opens a stream of a topic filter; writes says that messages will be sent on it.
+// It has a goroutine until close.
 func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query string, writes bool) (*wire, error) {
+	return c.dialWire(ctx, "/topics/"+string(filter)+"?"+query, schemas.SubprotocolCloudEvents, writes)
+}
+
+// dialWire opens a WebSocket at an address of the gateway.
+func (c *Client) dialWire(ctx context.Context, address, subprotocol string, writes bool) (*wire, error) {
 	header := http.Header{"User-Agent": {userAgent}}
 	if err := c.authorize(ctx, header); err != nil {
 		return nil, err
@@ -92,10 +97,10 @@ func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query str
 	limited = httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { s.raw = info.Conn },
 	})
-	conn, _, err := websocket.Dial(limited, c.base+"/topics/"+string(filter)+"?"+query, &websocket.DialOptions{
+	conn, _, err := websocket.Dial(limited, c.base+address, &websocket.DialOptions{
 		HTTPClient:   c.sockets,
 		HTTPHeader:   header,
-		Subprotocols: []string{schemas.SubprotocolCloudEvents},
+		Subprotocols: []string{subprotocol},
 	})
 	if err != nil {
 		return nil, c.plain(err)
@@ -103,10 +108,10 @@ func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query str
 	conn.SetReadLimit(readLimit)
 	s.Conn = conn
 	s.ctx, s.end = context.WithCancel(ctx)
-	if conn.Subprotocol() != schemas.SubprotocolCloudEvents {
+	if conn.Subprotocol() != subprotocol {
 		s.end()
 		_ = conn.CloseNow()
-		return nil, fmt.Errorf("the answer names no subprotocol %q: this is no gateway, or a proxy in between speaks for it", schemas.SubprotocolCloudEvents)
+		return nil, fmt.Errorf("the answer names no subprotocol %q: this is no gateway, or a proxy in between speaks for it", subprotocol)
 	}
 	s.tasks.Go(s.keep)
 	return s, nil

@@ -26,12 +26,18 @@ type world struct {
 	dir   string
 	proxy *proxy
 	stop  func()
+	guard access.Namespace // who may do what
 }
 
 // newWorld starts a gateway, open to all, in which the topics under live/ are not
 // stored.
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, dir: t.TempDir(), proxy: newProxy(t)}
+	return newGuardedWorld(t, access.Namespace{Dev: true})
+}
+
+// newGuardedWorld starts one that lets in whom it is told.
+func newGuardedWorld(t *testing.T, guard access.Namespace) *world {
+	w := &world{t: t, dir: t.TempDir(), proxy: newProxy(t), guard: guard}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
@@ -49,7 +55,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	policy, err := access.New(access.Config{Namespaces: map[string]access.Namespace{"default": {Dev: true}}})
+	policy, err := access.New(access.Config{Namespaces: map[string]access.Namespace{"default": w.guard}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
