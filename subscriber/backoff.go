@@ -7,12 +7,17 @@ import (
 
 // The waits between attempts, where nobody says otherwise.
 const (
-	backoffBase = 250 * time.Millisecond
+	backoffBase = time.Second
 	backoffCap  = 30 * time.Second
+	// backoffFlat is how many of the first tries wait no longer than the first. While a
+	// gateway starts again the attempts of all its clients come at one rate so; waits
+	// that grow from the first try on put most of them into the first moments.
+	backoffFlat = 10
 )
 
 // A backoff is full jitter: the wait before try n, from 0, lies anywhere between
-// nothing and min(cap, base*2^n), so that clients cut off together come back apart.
+// nothing and a limit, so that clients cut off together come back apart. The limit is
+// base for the first tries, and then grows by half with each, up to cap.
 type backoff struct {
 	base, cap time.Duration
 	random    func(n int64) int64 // of 0..n-1; nil takes package rand
@@ -26,11 +31,11 @@ func (b backoff) delay(n int) time.Duration {
 // limit is the longest wait before try n.
 func (b backoff) limit(n int) time.Duration {
 	d := b.base
-	for range n {
-		if d >= b.cap/2 {
-			return b.cap
+	for range n - backoffFlat + 1 {
+		if d >= b.cap {
+			break
 		}
-		d *= 2
+		d += d / 2
 	}
 	return min(d, b.cap)
 }

@@ -1,15 +1,18 @@
 package subscriber
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
 
-func TestBackoffDoublesUpToItsCap(t *testing.T) {
-	b := backoff{base: 250 * time.Millisecond, cap: 30 * time.Second}
+func TestBackoffGrowsUpToItsCap(t *testing.T) {
+	b := backoff{base: time.Second, cap: 10 * time.Second}
 	want := []time.Duration{
-		250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
-		4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second,
+		time.Second, time.Second, time.Second, time.Second, time.Second,
+		time.Second, time.Second, time.Second, time.Second, time.Second,
+		1500 * time.Millisecond, 2250 * time.Millisecond, 3375 * time.Millisecond, 5062500 * time.Microsecond,
+		7593750 * time.Microsecond, 10 * time.Second, 10 * time.Second,
 	}
 	for n, w := range want {
 		if got := b.limit(n); got != w {
@@ -31,7 +34,7 @@ func TestBackoffIsFullJitter(t *testing.T) {
 		want   time.Duration
 	}{
 		{"at once", lowest, func(b backoff) time.Duration { return b.delay(3) }, 0},
-		{"at the limit", highest, func(b backoff) time.Duration { return b.delay(3) }, 2 * time.Second},
+		{"at the limit", highest, func(b backoff) time.Duration { return b.delay(3) }, 250 * time.Millisecond},
 		{"not before the time told", lowest, func(b backoff) time.Duration { return b.after(5*time.Second, 0) }, 5 * time.Second},
 		{"spread after the time told", highest, func(b backoff) time.Duration { return b.after(5*time.Second, 0) }, 5250 * time.Millisecond},
 		{"drained, soonest", lowest, func(b backoff) time.Duration { return b.drained(3 * time.Second) }, 3 * time.Second},
@@ -48,18 +51,32 @@ func TestBackoffIsFullJitter(t *testing.T) {
 	}
 }
 
-// A thousand clients that are cut off together: no twentieth of the window gets
-// more than 15 % of them.
+// A thousand clients that are cut off together, and try until their gateway is there
+// again: no twentieth of the time from the first attempt to the last has more than 15 %
+// of the attempts.
 func TestBackoffSpreadsClients(t *testing.T) {
-	const clients, parts = 1000, 20
+	const clients = 1000
 	b := backoff{base: backoffBase, cap: backoffCap}
-	var count [parts]int
-	for range clients {
-		count[min(int(b.delay(6)*parts/b.limit(6)), parts-1)]++
-	}
-	for i, n := range count {
-		if n > clients*15/100 {
-			t.Errorf("part %d of %d of the window has %d of %d clients", i, parts, n, clients)
+	for _, outage := range []time.Duration{100 * time.Millisecond, time.Second, 2 * time.Second, 3 * time.Second} {
+		var attempts []time.Duration
+		for range clients {
+			var at time.Duration
+			for n := 0; n == 0 || at < outage; n++ {
+				at += b.delay(n)
+				attempts = append(attempts, at)
+			}
+		}
+		slices.Sort(attempts)
+		part := (attempts[len(attempts)-1] - attempts[0]) / 20
+		most, from := 0, 0
+		for i, at := range attempts {
+			for at-attempts[from] > part {
+				from++
+			}
+			most = max(most, i-from+1)
+		}
+		if most > len(attempts)*15/100 {
+			t.Errorf("after an outage of %v a twentieth of the time has %d of %d attempts", outage, most, len(attempts))
 		}
 	}
 }

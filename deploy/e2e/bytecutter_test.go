@@ -4,9 +4,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A cutter passes TCP connections on to a gateway, and resets them, with an RST to
@@ -21,6 +23,7 @@ type cutter struct {
 	conns map[net.Conn]struct{} // both ends of what is open
 	spare []int                 // what connections that ended by themselves had left
 	cuts  int                   // connections that reached their limit
+	came  []time.Time           // when each connection came
 }
 
 // newCutter starts one in front of target, a host and port. It ends with the test.
@@ -37,6 +40,9 @@ func newCutter(t *testing.T, target string) *cutter {
 			if err != nil {
 				return
 			}
+			c.mu.Lock()
+			c.came = append(c.came, time.Now())
+			c.mu.Unlock()
 			c.tasks.Go(func() { c.pass(conn) })
 		}
 	})
@@ -65,6 +71,20 @@ func (c *cutter) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cuts
+}
+
+// mark is a moment for attempts.
+func (c *cutter) mark() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.came)
+}
+
+// attempts is when each connection came since a mark, whether a gateway was there or not.
+func (c *cutter) attempts(mark int) []time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.came[mark:])
 }
 
 // cutAll resets whatever is open, not counted.

@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/outrelay/outrelay/subscriber"
+)
+
+// Two hundred subscribers of the Go client whose gateway is stopped, and another time
+// killed, and started again: each gets every event once and in order, and they do not
+// come back all at once.
+func TestRestartUnderGoSubscribers(t *testing.T) {
+	const subscribers, before, after = 200, 20, 20
+	for name, end := range map[string]func(*gateway, *testing.T){"stopped": (*gateway).stop, "killed": (*gateway).kill} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t)
+			c := newCutter(t, hostport(t, g.HTTP))
+			client, err := subscriber.New(subscriber.Config{Gateway: c.address()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+			defer cancel()
+			var reading sync.WaitGroup
+			defer reading.Wait()
+			halfway := make(chan bool, subscribers)
+			for n := range subscribers {
+				stream, err := client.Subscribe(ctx, "restart/*", subscriber.SubscribeOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				reading.Go(func() {
+					defer stream.Close()
+					for want := range before + after {
+						if want == before {
+							halfway <- true
+						}
+						d, err := stream.Next(ctx)
+						if err != nil {
+							t.Errorf("subscriber %d, before event %d: %v", n, want, err)
+							return
+						}
+						if e, err := d.Event(); err != nil || e.ID() != fmt.Sprint(want) {
+							t.Errorf("subscriber %d got event %v, %v; want %d", n, e.ID(), err, want)
+							return
+						}
+					}
+				})
+			}
+			publishNumbered(t, ctx, client, 0, before)
+			for range subscribers {
+				select {
+				case <-halfway:
+				case <-ctx.Done():
+					t.Fatal("not all subscribers have the first events")
+				}
+			}
+			mark := c.mark()
+			end(g, t)
+			g.run(t)
+			publishNumbered(t, ctx, client, before, after)
+			reading.Wait()
+			checkSpread(t, c.attempts(mark), subscribers)
+		})
+	}
+}
+
+func publishNumbered(t *testing.T, ctx context.Context, client *subscriber.Client, from, count int) {
+	t.Helper()
+	for n := range count {
+		if _, err := client.PublishJSON(ctx, "restart/one", []byte(sample(fmt.Sprint(from+n)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkSpread wants clients to have tried at least once each, and no twentieth of the
+// time from the first attempt to the last to have more than 15 % of the attempts.
+func checkSpread(t *testing.T, attempts []time.Time, clients int) {
+	t.Helper()
+	if len(attempts) < clients {
+		t.Errorf("there were %d attempts of %d clients", len(attempts), clients)
+		return
+	}
+	window, most := spread(attempts)
+	t.Logf("%d clients made %d attempts in %v; the busiest twentieth of it has %.1f %%",
+		clients, len(attempts), window.Round(time.Millisecond), 100*most)
+	if most > 0.15 {
+		t.Errorf("a twentieth of the time has %.1f %% of the attempts, want at most 15 %%", 100*most)
+	}
+}
+
+// spread is how long it is from the first attempt to the last, and what share of them
+// the busiest twentieth of that has.
+func spread(attempts []time.Time) (window time.Duration, most float64) {
+	slices.SortFunc(attempts, time.Time.Compare)
+	window = attempts[len(attempts)-1].Sub(attempts[0])
+	from, count := 0, 0
+	for i, at := range attempts {
+		for at.Sub(attempts[from]) > window/20 {
+			from++
+		}
+		count = max(count, i-from+1)
+	}
+	return window, float64(count) / float64(len(attempts))
+}
+
+// The check of the spread finds clients that come at once.
+func TestSpreadFindsAHerd(t *testing.T) {
+	begin := time.Now()
+	var even, herd []time.Time
+	for n := range 1000 {
+		at := begin.Add(time.Duration(n) * time.Millisecond)
+		even = append(even, at)
+		if n < 160 {
+			at = begin.Add(500*time.Millisecond + time.Duration(n)*time.Microsecond)
+		}
+		herd = append(herd, at)
+	}
+	if _, most := spread(even); most > 0.06 {
+		t.Errorf("even attempts are said to have %.3f in a twentieth", most)
+	}
+	if _, most := spread(herd); most < 0.16 {
+		t.Errorf("a herd is said to have %.3f in a twentieth", most)
+	}
+}
