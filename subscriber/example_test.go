@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"net/http"
 	"os"
 	"os/signal"
 
@@ -81,4 +83,48 @@ func ExampleClient_Publish() {
 		log.Fatal(err)
 	}
 	fmt.Println("kept at", receipt.Cursor)
+}
+
+// A web server behind a firewall is reached at https://relay.example.com/shop/, without
+// an open port: by HTTP requests, and by connections of other programs with this client.
+func ExampleClient_Listen() {
+	client, err := subscriber.New(subscriber.Config{
+		Gateway: "https://relay.example.com",
+		Token:   func(context.Context) (string, error) { return os.Getenv("SHOP_TOKEN"), nil },
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	listener, err := client.Listen(context.Background(), "shop")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "hello %s, you asked for %s\n", r.RemoteAddr, r.URL.Path)
+	})))
+}
+
+// A program elsewhere talks to whatever listens on a name, here a line of text and its
+// answer. The end of what it sends is not the end of what it reads.
+func ExampleClient_Dial() {
+	client, err := subscriber.New(subscriber.Config{Gateway: "https://relay.example.com"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	conn, err := client.Dial(context.Background(), "office/printer")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintln(conn, "status")
+	if err := conn.(*subscriber.Conn).CloseWrite(); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.Copy(os.Stdout, conn); err != nil {
+		log.Fatal(err)
+	}
 }
