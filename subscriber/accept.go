@@ -118,22 +118,26 @@ func (l *Listener) target(address string) string {
 	return target
 }
 
-// strip takes the listener's name off a path, as much of it as is there.
-func (l *Listener) strip(path string) string {
-	if l.options.KeepName {
-		return path
+// strip takes the listener's name off a path with its query, as much of the name as is
+// there.
+func (l *Listener) strip(target string) string {
+	path, query, asked := strings.Cut(target, "?")
+	if l.options.KeepName || !strings.HasPrefix(path, "/") {
+		return target
 	}
-	rest := path
 	for segment := range strings.SplitSeq(l.name, "/") {
-		first, behind, more := strings.Cut(rest[1:], "/")
+		first, behind, more := strings.Cut(path[1:], "/")
 		if decoded, err := url.PathUnescape(first); err != nil || !strings.EqualFold(decoded, segment) {
 			break
 		}
-		if rest = "/" + behind; !more {
+		if path = "/" + behind; !more {
 			break
 		}
 	}
-	return rest
+	if asked {
+		path += "?" + query
+	}
+	return path
 }
 
 // fault says what went wrong with a sender.

@@ -120,8 +120,14 @@ func TestRequestsReachHandler(t *testing.T) {
 	if resp, _ := s.do(t, "GET", "/moved", nil); resp.Header.Get("Location") != "/elsewhere" {
 		t.Errorf("got %s to %q", resp.Status, resp.Header.Get("Location"))
 	}
-	if resp, _ := s.do(t, "GET", "", nil); resp.StatusCode != http.StatusNotFound {
-		t.Errorf("the name alone: %s, want what the mux says of /", resp.Status)
+	s.mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
+	for _, path := range []string{"?x=/y", "/?x=/y"} {
+		if _, got := s.do(t, "GET", path, nil); got != "/?x=/y" {
+			t.Errorf("%s reached the handler as %q", path, got)
+		}
+	}
+	if resp, _ := s.do(t, "GET", "/missing", nil); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("got %s, want what the mux says", resp.Status)
 	}
 }
 
