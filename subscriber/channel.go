@@ -100,19 +100,13 @@ func (l *Listener) final(err error) bool {
 	}
 	var problem *schemas.Problem
 	if l.wasOpen {
-		return errors.As(err, &problem) && problem.Status() == http.StatusUnauthorized && l.client.config.Token == nil
-	}
-	if errors.Is(err, errSameToken) {
-		return false
+		return errors.As(err, &problem) && problem.Status() == http.StatusUnauthorized && !l.client.renewable(err)
 	}
 	var status *StatusError
 	answered := errors.As(err, &problem) || errors.As(err, &status)
 	_, ok := passing(err)
 	return !ok || misconfigured(err) || l.options.FailFast && !answered
 }
-
-// errSameToken is why nothing was tried.
-var errSameToken = errors.New("the token is still the one that was refused; waiting for another")
 
 // connect opens a control channel and serves it until it ends.
 func (l *Listener) connect() error {
@@ -130,15 +124,12 @@ func (l *Listener) connect() error {
 		return err
 	}
 	received := time.Now()
-	if l.spent(token, received) {
-		return errSameToken
+	if err := l.client.spent.check(token); err != nil {
+		return err
 	}
 	ln, _, err := l.client.openLink(l.ctx, address, header)
 	if err != nil {
-		var problem *schemas.Problem
-		if errors.As(err, &problem) && problem.Status() == http.StatusUnauthorized {
-			l.refused, l.refusedAt = token, received
-		}
+		l.client.spent.refuse(token, err)
 		return err
 	}
 	ch := &channel{
@@ -158,24 +149,10 @@ func (l *Listener) connect() error {
 	tending.Go(func() { ch.tend(ctx, &token, received) })
 	err = ch.read()
 	ch.finish()
-	var c *CloseError
-	if errors.As(err, &c) && c.Reason.Retry == schemas.RetryToken {
-		cancel()
-		tending.Wait()
-		l.refused, l.refusedAt = token, time.Now()
-	}
+	cancel()
+	tending.Wait() // the token may be another one now
+	l.client.spent.refuse(token, err)
 	return err
-}
-
-// spent says that a token was refused before and is not worth another try: never
-// once its time is over, and now and then before that, for the gateway's keys and
-// rules may have changed.
-func (l *Listener) spent(token string, now time.Time) bool {
-	if token == "" || token != l.refused {
-		return false
-	}
-	expires, ok := expiry(token)
-	return ok && !now.Before(expires) || now.Sub(l.refusedAt) < backoffCap
 }
 
 // tend pings, renews the token and, when the listener ends, says goodbye. It ends with

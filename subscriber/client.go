@@ -24,6 +24,8 @@ type Client struct {
 	sockets *http.Client
 	links   *http.Client // of the relay
 
+	spent spentToken
+
 	tasks sync.WaitGroup // the goroutine of every stream and socket
 
 	mu     sync.Mutex
@@ -118,14 +120,21 @@ func (c *Client) open(parent context.Context) (ctx context.Context, done func(),
 // authorize puts a token into the header, if there is one to be had.
 func (c *Client) authorize(ctx context.Context, h http.Header) error {
 	token, err := c.token(ctx)
-	if err != nil || token == "" {
-		return err
+	if err == nil {
+		bear(h, token)
+	}
+	return err
+}
+
+// bear puts a token into the header, unless it is empty.
+func bear(h http.Header, token string) {
+	if token == "" {
+		return
 	}
 	if !strings.HasPrefix(token, "SharedAccessSignature ") {
 		token = "Bearer " + token
 	}
 	h.Set("Authorization", token)
-	return nil
 }
 
 // token asks the program for a token; empty if there is none to be had.

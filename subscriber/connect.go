@@ -65,7 +65,7 @@ func (s *Stream) final(err error) bool {
 	_, ok := passing(err)
 	if s.wasOpen {
 		// A proxy may answer 404 while the gateway starts again behind it.
-		return !ok && errors.As(err, &problem)
+		return !ok && errors.As(err, &problem) && !s.client.renewable(err)
 	}
 	var status *StatusError
 	answered := errors.As(err, &problem) || errors.As(err, &status)

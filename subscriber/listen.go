@@ -75,9 +75,6 @@ type Listener struct {
 	// Owned by the goroutine.
 	wasOpen  bool
 	attempts int
-	// The token that was refused last, and when.
-	refused   string
-	refusedAt time.Time
 
 	mu    sync.Mutex
 	state State

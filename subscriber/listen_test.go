@@ -222,52 +222,75 @@ func TestListenerRenewsItsToken(t *testing.T) {
 	})
 }
 
-// A token that is expired is never tried again: the listener asks for another, with
-// growing waits, and is back as soon as it has one.
+// A token that is expired is never tried again: a listener and a stream ask for another,
+// with growing waits, and are back as soon as they have one.
 func TestExpiredTokenIsNotTriedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var used []string
-		f := newFaulty(t, func(v *visit) {
-			n := number(v.r.Header.Get("ServiceBusAuthorization"))
-			used = append(used, n)
-			if n == "1" && time.Since(start) >= time.Minute {
-				v.refuse(schemas.Problemf("unauthorized", "The token is expired."))
-				return
+	for name, open := range map[string]func(*testing.T, *subscriber.Client) func() subscriber.State{
+		"listener": func(t *testing.T, c *subscriber.Client) func() subscriber.State {
+			l, err := c.Listen(t.Context(), "name")
+			if err != nil {
+				t.Fatal(err)
 			}
-			v.accept()
-			if n == "1" {
-				v.conn.CloseRead(context.Background()) // which answers pings
-				time.Sleep(time.Minute - time.Since(start))
-				_ = v.conn.Close(websocket.StatusPolicyViolation, schemas.CloseTokenExpired.Word)
-				return
+			return l.State
+		},
+		"stream": func(t *testing.T, c *subscriber.Client) func() subscriber.State {
+			s, err := c.Subscribe(t.Context(), "a/b", subscriber.SubscribeOptions{})
+			if err != nil {
+				t.Fatal(err)
 			}
-			v.linger()
+			return s.State
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { checkExpiredToken(t, open) })
 		})
-		defer f.close()
-		config := f.config()
-		source := &tokens{life: time.Minute, fixed: true}
-		config.Token = source.next
-		c := f.client(t, config)
-		defer c.Close()
-		l, err := c.Listen(t.Context(), "name")
-		if err != nil {
-			t.Fatal(err)
+	}
+}
+
+func checkExpiredToken(t *testing.T, open func(*testing.T, *subscriber.Client) func() subscriber.State) {
+	used := 0 // the first token
+	f := newFaulty(t, func(v *visit) {
+		first := number(v.r.Header.Get("ServiceBusAuthorization")+v.r.Header.Get("Authorization")) == "1"
+		if first {
+			used++
 		}
-		time.Sleep(10 * time.Minute)
-		if len(used) != 1 {
-			t.Errorf("the expired token was tried %d times more, want never", len(used)-1)
+		if first && time.Since(start) >= time.Minute {
+			v.refuse(schemas.Problemf("unauthorized", "The token is expired."))
+			return
 		}
-		if s := l.State(); s.Phase != subscriber.Reconnecting || s.Why == nil {
-			t.Errorf("the state is %+v, want reconnecting and why", s)
+		v.accept()
+		if strings.HasPrefix(v.r.URL.Path, "/topics/") {
+			v.send(notice("open", map[string]any{"cursor": place(0)}))
 		}
-		source.mu.Lock()
-		source.fixed, source.asked, source.life = false, 1, time.Hour
-		source.mu.Unlock()
-		time.Sleep(time.Minute)
-		if got := l.State().Phase; got != subscriber.Connected {
-			t.Errorf("with a new token the state is %v, want connected", got)
+		if first {
+			v.conn.CloseRead(context.Background()) // which answers pings
+			time.Sleep(time.Minute - time.Since(start))
+			_ = v.conn.Close(websocket.StatusPolicyViolation, schemas.CloseTokenExpired.Word)
+			return
 		}
+		v.linger()
 	})
+	defer f.close()
+	config := f.config()
+	source := &tokens{life: time.Minute, fixed: true}
+	config.Token = source.next
+	c := f.client(t, config)
+	defer c.Close()
+	state := open(t, c)
+	time.Sleep(10 * time.Minute)
+	if used != 1 {
+		t.Errorf("the expired token was tried %d times more, want never", used-1)
+	}
+	if s := state(); s.Phase != subscriber.Reconnecting || s.Why == nil {
+		t.Errorf("the state is %+v, want reconnecting and why", s)
+	}
+	source.mu.Lock()
+	source.fixed, source.asked, source.life = false, 1, time.Hour
+	source.mu.Unlock()
+	time.Sleep(time.Minute)
+	if got := state().Phase; got != subscriber.Connected {
+		t.Errorf("with a new token the state is %v, want connected", got)
+	}
 }
 
 // A listener that can't come back is ended by a gateway that will never take it, at

@@ -79,7 +79,7 @@ func (s *Subscription) final(err error, wasOpen bool) bool {
 	}
 	_, ok := passing(err)
 	if wasOpen {
-		return !ok && errors.As(err, &problem)
+		return !ok && errors.As(err, &problem) && !s.client.renewable(err)
 	}
 	var status *StatusError
 	answered := errors.As(err, &problem) || errors.As(err, &status)

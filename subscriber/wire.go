@@ -76,7 +76,8 @@ type wire struct {
 	end     context.CancelFunc
 	tasks   sync.WaitGroup
 	reading atomic.Bool
-	buffer  []byte // of read
+	refused func(error) // told why the gateway closed it, which may be its token
+	buffer  []byte      // of read
 }
 
 // dial opens a stream of a topic filter; writes says that messages will be sent on it.
@@ -88,10 +89,15 @@ func (c *Client) dial(ctx context.Context, filter schemas.TopicFilter, query str
 // dialWire opens a WebSocket at an address of the gateway.
 func (c *Client) dialWire(ctx context.Context, address, subprotocol string, writes bool) (*wire, error) {
 	header := http.Header{"User-Agent": {userAgent}}
-	if err := c.authorize(ctx, header); err != nil {
+	token, err := c.token(ctx)
+	if err == nil {
+		err = c.spent.check(token)
+	}
+	if err != nil {
 		return nil, err
 	}
-	s := &wire{writes: writes}
+	bear(header, token)
+	s := &wire{writes: writes, refused: func(err error) { c.spent.refuse(token, err) }}
 	limited, cancel := context.WithTimeout(ctx, answerTimeout+handshakeTimeout)
 	defer cancel()
 	limited = httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
@@ -103,7 +109,9 @@ func (c *Client) dialWire(ctx context.Context, address, subprotocol string, writ
 		Subprotocols: []string{subprotocol},
 	})
 	if err != nil {
-		return nil, c.plain(err)
+		err = c.plain(err)
+		s.refused(err)
+		return nil, err
 	}
 	conn.SetReadLimit(readLimit)
 	s.Conn = conn
@@ -190,7 +198,9 @@ func (s *wire) read() ([]byte, error) {
 	defer s.reading.Store(false)
 	kind, r, err := s.Reader(context.Background()) // heardConn has the deadline
 	if err != nil {
-		return nil, closed(err)
+		err = closed(err)
+		s.refused(err)
+		return nil, err
 	}
 	b := s.buffer[:0]
 	for {
