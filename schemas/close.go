@@ -27,6 +27,10 @@ type CloseReason struct {
 var (
 	CloseDone         = CloseReason{"done", 1000, RetryNever}
 	CloseDrain        = CloseReason{"drain", 1001, RetryNow}
+	CloseDeleted      = CloseReason{"deleted", 1001, RetryLater} // of the relay, as all that follow with this code
+	CloseIdle         = CloseReason{"idle", 1001, RetryNow}
+	CloseLifetime     = CloseReason{"lifetime", 1001, RetryNow}
+	CloseSenderGone   = CloseReason{"sender-gone", 1001, RetryNever}
 	CloseProtocol     = CloseReason{"protocol", 1002, RetryLater}
 	CloseFrameKind    = CloseReason{"frame-kind", 1003, RetryLater}
 	CloseNotUTF8      = CloseReason{"not-utf8", 1007, RetryLater}
@@ -35,6 +39,8 @@ var (
 	CloseTooBig       = CloseReason{"too-big", 1009, RetryLater}
 	CloseFault        = CloseReason{"fault", 1011, RetryLater}
 	CloseSilent       = CloseReason{"silent", 1011, RetryNow}
+	ClosePeerLost     = CloseReason{"peer-lost", 1011, RetryLater}  // of the relay
+	CloseBadAnswer    = CloseReason{"bad-answer", 1011, RetryNever} // of the relay
 	CloseSlow         = CloseReason{"slow", 1013, RetryNow}
 	CloseQuota        = CloseReason{"quota", 1013, RetryLater}
 )
@@ -42,8 +48,8 @@ var (
 // CloseReasons lists the close reasons of the contract, by code.
 func CloseReasons() []CloseReason {
 	return []CloseReason{
-		CloseDone, CloseDrain, CloseProtocol, CloseFrameKind, CloseNotUTF8, CloseTokenExpired,
-		CloseRightLost, CloseTooBig, CloseFault, CloseSilent, CloseSlow, CloseQuota,
+		CloseDone, CloseDrain, CloseDeleted, CloseIdle, CloseLifetime, CloseSenderGone, CloseProtocol, CloseFrameKind, CloseNotUTF8, CloseTokenExpired,
+		CloseRightLost, CloseTooBig, CloseFault, CloseSilent, ClosePeerLost, CloseBadAnswer, CloseSlow, CloseQuota,
 	}
 }
 

@@ -357,8 +357,8 @@ func goAway(c interface {
 	Close() error
 	SetDeadline(time.Time) error
 }) {
-	c.SetDeadline(time.Now().Add(closeWait))                        //nolint:errcheck // it ends anyway
-	c.Write(closeFrame(closeSenderGone.Code, closeSenderGone.Word)) //nolint:errcheck // it ends anyway
+	c.SetDeadline(time.Now().Add(closeWait))                                        //nolint:errcheck // it ends anyway
+	c.Write(closeFrame(schemas.CloseSenderGone.Code, schemas.CloseSenderGone.Word)) //nolint:errcheck // it ends anyway
 	c.Close()
 }
 
@@ -484,7 +484,7 @@ func (v *visit) turnAway() error {
 // partWithLate tells a listener that its sender has gone.
 func (v *visit) partWithLate(kind byte, h hijacked) {
 	if kind == kindRequest {
-		v.relay.partWith(newSocket(h, idleBuffer, closeWait), closeSenderGone)
+		v.relay.partWith(newSocket(h, idleBuffer, closeWait), schemas.CloseSenderGone)
 		return
 	}
 	goAway(h.conn)

@@ -97,7 +97,7 @@ func (r *Relay) Reload(rules map[string][]Rule) error {
 	listeners, _ := r.open()
 	for _, l := range listeners {
 		if book.find(l.entity) == nil {
-			l.end(closeDeleted)
+			l.end(schemas.CloseDeleted)
 		}
 	}
 	return nil

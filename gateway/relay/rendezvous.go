@@ -80,9 +80,9 @@ func (v *rendezvous) farewell(err error, gone bool) {
 	reason := schemas.CloseDone
 	switch {
 	case gone:
-		reason = closeSenderGone
+		reason = schemas.CloseSenderGone
 	case err != nil:
-		reason = closeBadAnswer
+		reason = schemas.CloseBadAnswer
 	}
 	v.relay.partWith(v.socket, reason)
 }

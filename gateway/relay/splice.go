@@ -115,7 +115,7 @@ func (s *splice) copy(i int) {
 				}
 			}
 			if wrong != nil {
-				s.finish(from, schemas.CloseProtocol, to, closePeerLost)
+				s.finish(from, schemas.CloseProtocol, to, schemas.ClosePeerLost)
 			}
 			if f.closed {
 				from.closing.Store(true)
@@ -180,7 +180,7 @@ func (s *splice) lose(gone *side) {
 		other = &s.sides[1]
 	}
 	gone.lost.Store(true)
-	s.finish(nil, closePeerLost, other, closePeerLost)
+	s.finish(nil, schemas.ClosePeerLost, other, schemas.ClosePeerLost)
 	gone.conn.Close()
 }
 
@@ -239,10 +239,10 @@ func (s *splice) sweep(now int64) {
 	interval := seconds(l.RelayPeerPing)
 	switch {
 	case now-s.began >= seconds(l.RelayLifetime):
-		s.relay.start(func() { s.finish(&s.sides[0], closeLifetime, &s.sides[1], closeLifetime) })
+		s.relay.start(func() { s.finish(&s.sides[0], schemas.CloseLifetime, &s.sides[1], schemas.CloseLifetime) })
 		return
 	case now-s.moved.Load() >= seconds(l.RelayIdle):
-		s.relay.start(func() { s.finish(&s.sides[0], closeIdle, &s.sides[1], closeIdle) })
+		s.relay.start(func() { s.finish(&s.sides[0], schemas.CloseIdle, &s.sides[1], schemas.CloseIdle) })
 		return
 	}
 	for i := range s.sides {
@@ -289,7 +289,7 @@ func (s *splice) reason() schemas.CloseReason {
 	if r := s.ended.Load(); r != nil {
 		return *r
 	}
-	return closePeerLost // both sides were gone at once
+	return schemas.ClosePeerLost // both sides were gone at once
 }
 
 func seconds(d time.Duration) int64 { return max(1, int64(d/time.Second)) }
