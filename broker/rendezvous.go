@@ -245,12 +245,8 @@ func (r *Rendezvous) Offer(ctx context.Context, namespace, name, id string, data
 		subject = relaySubjectOfOne(namespace, name, id)
 	}
 	for range offerTries {
-		if r.broker.peers.alone() {
-			// All listeners are here: NATS would choose among the same.
-			l := r.choose(subject)
-			if l == nil {
-				return nil, errNoListener()
-			}
+		// On a gateway that is alone NATS would choose among the same.
+		if l := r.choose(subject); l != nil && r.broker.peers.alone() {
 			if answer := l.offer(data); len(answer) > 0 {
 				return answer, nil
 			}

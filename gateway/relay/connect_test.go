@@ -456,8 +456,10 @@ func TestSenderGoesAway(t *testing.T) {
 	sender.conn.Close()
 	within(t, "the address is refused", func() bool {
 		p := handshake(t, o.dialed(t)+"&x=1")
-		if p.answer.StatusCode == 101 { // it was early
-			p.expectClose(1001, "")
+		if p.answer.StatusCode == 101 { // it was early, and hears of it
+			if f, b := p.next(); f != 0x88 || string(b[2:]) != "sender-gone" && string(b[2:]) != "peer-lost" {
+				t.Errorf("got frame %#x %q, want a Close frame", f, b)
+			}
 			return true
 		}
 		return p.answer.StatusCode == 403
