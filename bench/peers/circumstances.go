@@ -7,14 +7,11 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"time"
 )
 
-// circumstances say when, where and with what the run was made.
-func circumstances(o options, took time.Duration) []string {
+// circumstances say where and with what was measured.
+func circumstances() []string {
 	return []string{
-		fmt.Sprintf("Run: `%s`, %s, in %s, commit %s.", strings.TrimSpace("go run . "+strings.Join(o.args, " ")),
-			time.Now().UTC().Format("2006-01-02 15:04 MST"), took.Round(time.Second), commit()),
 		fmt.Sprintf("Machine: %s, %d processors, %s, %s. The server has one processor (GOMAXPROCS=1), the load another; loopback.",
 			field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"), kernel()),
 		fmt.Sprintf("Versions: %s.", versions()),

@@ -1,6 +1,6 @@
 // Command peers measures outrelay beside its peers: the same load on each in turn,
-// in one run, the server on one processor and the load on another. It writes
-// RESULTS.md and cost.svg; see README.md in the folder above.
+// in one run, the server on one processor and the load on another. It writes its
+// section of RESULTS.md, and cost.svg; see README.md in the folder above.
 //
 // It fails if a delivery is lost, doubled or out of order, and if outrelay beats the
 // bare writer of ready frames, for then it measures something wrong. A goal that is
@@ -9,6 +9,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -42,7 +43,7 @@ func command(args []string) error {
 	flags.BoolVar(&o.quick, "quick", false, "one short round of everything, to see that it works")
 	only := flags.String("only", "", "comma-separated workloads, * for the rest of a name; all if empty")
 	with := flags.String("peers", "", "comma-separated peers; all if empty")
-	flags.StringVar(&o.out, "out", "", "folder for RESULTS.md and cost.svg; standard output if empty")
+	flags.StringVar(&o.out, "out", "", "folder whose RESULTS.md, cost.svg and results to bring up to date; standard output if empty")
 	flags.StringVar(&o.binary, "outrelay", "", "the outrelay binary; built from ../../cmd/outrelay if empty")
 	list := flags.Bool("list", false, "list the workloads")
 	if err := flags.Parse(args); err != nil {
@@ -50,6 +51,9 @@ func command(args []string) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q", flags.Arg(0))
+	}
+	if o.out != "" && (o.quick || *with != "") {
+		return errors.New("-out keeps whole measurements: leave out -quick and -peers")
 	}
 	o.only, o.peers, o.args = split(*only), split(*with), args
 	if *list {

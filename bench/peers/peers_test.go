@@ -2,10 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // subscribed is an engine with one subscriber, for events of one publisher.
@@ -132,13 +136,13 @@ func TestTooGood(t *testing.T) {
 		{[]float64{0.8, 0.8, 2}, []float64{1, 1.1, 1.2}, 1},
 		{nil, []float64{1}, 0},
 	} {
-		m := &measurement{workload{name: "fanout", runs: []run{{spec: spec{Peer: "outrelay"}}, {spec: spec{Peer: "limit"}}}}, make([][]result, 2)}
+		m := &measurement{workload: workload{name: "fanout", runs: []run{{spec: spec{Peer: "outrelay"}}, {spec: spec{Peer: "limit"}}}}, results: make([][]result, 2)}
 		for i, costs := range [][]float64{tt.ours, tt.limit} {
 			for _, c := range costs {
 				m.results[i] = append(m.results[i], result{Deliveries: 1e6, CPU: c})
 			}
 		}
-		if got := tooGood([]*measurement{m}); len(got) != tt.want {
+		if got := tooGood(m); len(got) != tt.want {
 			t.Errorf("%v beside %v: %v, want %d faults", tt.ours, tt.limit, got, tt.want)
 		}
 	}
@@ -170,5 +174,42 @@ func TestPlan(t *testing.T) {
 				t.Errorf("%s, %s: %d connections", w.name, r.label, n)
 			}
 		}
+	}
+}
+
+// What others wrote into RESULTS.md stays, and what is kept of a workload comes back.
+func TestResultsAreMerged(t *testing.T) {
+	out := t.TempDir()
+	file := filepath.Join(out, "RESULTS.md")
+	const other = "<!-- begin other -->\nfigures\n<!-- end other -->\n"
+	if err := os.WriteFile(file, []byte(section(other, "peers", "old\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"fanin", "cost"} {
+		w := plan(options{rounds: 1, measure: time.Second, only: []string{name}})[0]
+		m := &measurement{workload: w, results: make([][]result, len(w.runs))}
+		m.record.Command = "measured " + name
+		for i := range w.runs {
+			m.results[i] = []result{{Deliveries: 1e6, CPU: 1, Seconds: 1, Checked: 7}}
+		}
+		if err := errors.Join(m.save(out), publish(out)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for _, want := range []string{other, "measured fanin", "measured cost", "| 100 publishers to 1, most rate: CPU ÷ NATS | ≤ 2.5 | 1.00 | yes |"} {
+		if strings.Count(text, want) != 1 {
+			t.Errorf("%q is not there once in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "old") {
+		t.Error("the old text is still there")
+	}
+	if _, err := os.Stat(filepath.Join(out, "cost.svg")); err != nil {
+		t.Error(err)
 	}
 }

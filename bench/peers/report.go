@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 )
 
 // A figure is what is taken from a result.
@@ -99,39 +98,38 @@ func (o outcomes) find(workload, label string) []result {
 const margin = 0.1
 
 // tooGood finds where outrelay beats the limit, which nothing can.
-func tooGood(all []*measurement) (faults []error) {
-	for _, m := range all {
-		for i, r := range m.runs {
-			if r.spec.Peer != "outrelay" {
+func tooGood(m *measurement) (faults []error) {
+	for i, r := range m.runs {
+		if r.spec.Peer != "outrelay" {
+			continue
+		}
+		for j, other := range m.runs {
+			if other.spec.Peer != "limit" || other.spec.Subscribers != r.spec.Subscribers {
 				continue
 			}
-			for j, other := range m.runs {
-				if other.spec.Peer != "limit" || other.spec.Subscribers != r.spec.Subscribers {
-					continue
-				}
-				got, limit := of(m.results[i], perDelivery), of(m.results[j], perDelivery)
-				if got.median < (1-margin)*limit.least {
-					faults = append(faults, fmt.Errorf("%s: outrelay needs %s µs a delivery, the bare writer at least %s: something is measured wrong",
-						m.name, number(got.median), number(limit.least)))
-				}
+			got, limit := of(m.results[i], perDelivery), of(m.results[j], perDelivery)
+			if got.median < (1-margin)*limit.least {
+				faults = append(faults, fmt.Errorf("%s: outrelay needs %s µs a delivery, the bare writer at least %s: something is measured wrong",
+					m.name, number(got.median), number(limit.least)))
 			}
 		}
 	}
 	return faults
 }
 
-// report is RESULTS.md.
-func report(o options, all []*measurement, faults []error, took time.Duration) string {
+// report is the section of RESULTS.md that this command writes.
+func report(all []*measurement) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	found := outcomes{}
-	checked, disturbed := 0, 0.0
+	var faults []string
+	checked := 0
 	for _, m := range all {
 		found[m.name] = m
+		faults = append(faults, m.record.Faults...)
 		for _, rounds := range m.results {
 			for _, r := range rounds {
 				checked += r.Checked
-				disturbed = max(disturbed, r.Waited)
 			}
 		}
 	}
@@ -139,11 +137,10 @@ func report(o options, all []*measurement, faults []error, took time.Duration) s
 	say("")
 	say("Written by `make bench-peers`; [README.md](README.md) says what is measured and how. Do not edit.")
 	say("")
-	for _, line := range circumstances(o, took) {
+	for _, line := range circumstances() {
 		say("- %s", line)
 	}
-	say("- %d deliveries were checked for loss, doubles and order.", checked)
-	say("- The servers waited at most %.0f %% of a measurement for a processor that something else used; much above 5 %%, latencies are not to be trusted.", disturbed*100)
+	say("- %s deliveries were checked for loss, doubles and order.", thousands(checked))
 	say("")
 	say("Read the ratios, not the rates. Figures are medians, with the least and the most of the rounds behind them.")
 	if len(faults) > 0 {
@@ -173,7 +170,16 @@ func report(o options, all []*measurement, faults []error, took time.Duration) s
 		say("")
 		writeTable(say, m)
 		say("")
-		say("`go run . -only %s`", m.name)
+		waited := 0.0
+		for _, rounds := range m.results {
+			for _, r := range rounds {
+				waited = max(waited, r.Waited)
+			}
+		}
+		say("`go run . -only %s`; measured %s at commit %s with `%s` in %.0f s.", m.name, m.record.When.Format("2006-01-02 15:04 MST"), m.record.Commit, m.record.Command, m.record.Took)
+		if waited > 0.05 {
+			say("A server waited up to %.0f %% of a measurement for a processor that something else used: latencies are not to be trusted, and costs are high for all.", waited*100)
+		}
 	}
 	return b.String()
 }

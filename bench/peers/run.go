@@ -25,6 +25,7 @@ var outrelayConfig []byte
 type measurement struct {
 	workload
 	results [][]result
+	record  record
 }
 
 // measureAll measures what the options ask for and writes the results.
@@ -47,45 +48,55 @@ func measureAll(o options) error {
 	if err := writeCertificate(folder); err != nil {
 		return err
 	}
-	began := time.Now()
 	var all []*measurement
 	var faults []error
 	for _, w := range plan(o) {
-		m := &measurement{w, make([][]result, len(w.runs))}
+		m := measureRounds(w, o, folder)
 		all = append(all, m)
-		for round := range w.rounds {
-			for i, do := range w.runs {
-				r, err := measure(do, o.binary, folder)
-				if err == nil && len(r.Wrong) > 0 {
-					err = errors.New(strings.Join(r.Wrong, "; "))
-				}
-				name := fmt.Sprintf("%s %d/%d, %s", w.name, round+1, w.rounds, do.label)
-				if err != nil {
-					err = fmt.Errorf("%s: %w", name, err)
-					fmt.Fprintln(os.Stderr, err)
-					faults = append(faults, err)
-					continue
-				}
-				m.results[i] = append(m.results[i], r)
-				fmt.Fprintf(os.Stderr, "%s: %s\n", name, brief(w.table, r))
-			}
+		for _, f := range m.record.Faults {
+			faults = append(faults, errors.New(f))
 		}
-	}
-	faults = append(faults, tooGood(all)...)
-	text := report(o, all, faults, time.Since(began))
-	if o.out == "" {
-		fmt.Print(text)
-		return errors.Join(faults...)
-	}
-	if err := os.WriteFile(filepath.Join(o.out, "RESULTS.md"), []byte(text), 0o644); err != nil {
-		return err
-	}
-	if svg := plot(all); svg != "" {
-		if err := os.WriteFile(filepath.Join(o.out, "cost.svg"), []byte(svg), 0o644); err != nil {
+		if o.out == "" {
+			continue
+		}
+		if err := errors.Join(m.save(o.out), publish(o.out)); err != nil {
 			return err
 		}
 	}
+	if o.out == "" {
+		fmt.Print(report(all))
+	}
 	return errors.Join(faults...)
+}
+
+// measureRounds measures a workload.
+func measureRounds(w workload, o options, folder string) *measurement {
+	m := &measurement{workload: w, results: make([][]result, len(w.runs))}
+	m.record = record{When: time.Now().UTC(), Commit: commit(), Command: strings.TrimSpace("go run . " + strings.Join(o.args, " "))}
+	fault := func(err error) {
+		fmt.Fprintln(os.Stderr, err)
+		m.record.Faults = append(m.record.Faults, err.Error())
+	}
+	for round := range w.rounds {
+		for i, do := range w.runs {
+			r, err := measure(do, o.binary, folder)
+			if err == nil && len(r.Wrong) > 0 {
+				err = errors.New(strings.Join(r.Wrong, "; "))
+			}
+			name := fmt.Sprintf("%s %d/%d, %s", w.name, round+1, w.rounds, do.label)
+			if err != nil {
+				fault(fmt.Errorf("%s: %w", name, err))
+				continue
+			}
+			m.results[i] = append(m.results[i], r)
+			fmt.Fprintf(os.Stderr, "%s: %s\n", name, brief(w.table, r))
+		}
+	}
+	for _, err := range tooGood(m) {
+		fault(err)
+	}
+	m.record.Took = time.Since(m.record.When).Seconds()
+	return m
 }
 
 // measure starts a peer, has it loaded once, and ends it.
