@@ -87,6 +87,9 @@ Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found
 		newSubscribeCommand(),      // subscribe.go
 		newListenCommand(),         // listen.go
 		newBridgeCommand(),         // bridge.go
+		newSubscriptionsCommand(),  // subscriptions.go
+		newReplayCommand(),         // subscriptions.go
+		newDeadLettersCommand(),    // subscriptions.go
 		newTokenCommand(),          // token.go
 		newConfigCommand(),         // config.go
 		newVersionCommand(),        // version.go

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,6 +50,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await":    await,
 			"exits":    exits,
+			"retry":    retry,
 			"freeport": freeport,
 			"reach":    reach,
 			"website":  website,
@@ -92,18 +94,47 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, args[1], args[2:]...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), ts.Stdout(), ts.Stderr()
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "PWD", "OUTRELAY_GATEWAY", "OUTRELAY_TOKEN"} {
-		if value := ts.Getenv(name); value != "" {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd := scripted(ctx, ts, args[1:])
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 	err = cmd.Run()
 	if ended := (*exec.ExitError)(nil); err != nil && !errors.As(err, &ended) {
 		ts.Fatalf("%v: %v", cmd, err)
 	}
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		ts.Fatalf("%v ended with status %d, want %d", args[1:], got, want)
+	}
+}
+
+// scripted is a command in the script's folder and environment.
+func scripted(ctx context.Context, ts *testscript.TestScript, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "PWD", "OUTRELAY_GATEWAY", "OUTRELAY_TOKEN"} {
+		if value := ts.Getenv(name); value != "" {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	return cmd
+}
+
+// retry PATTERN COMMAND [ARG...] runs a command again and again until what it prints
+// matches. That is there for stdout, as after exec.
+func retry(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: retry PATTERN COMMAND [ARG...]")
+	}
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		cmd := scripted(context.Background(), ts, args[1:])
+		out, err := cmd.Output()
+		if err == nil && pattern.Match(out) {
+			_, err = ts.Stdout().Write(out)
+			ts.Check(err)
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v printed %q (%v), want it to match %s", args[1:], out, err, args[0])
+		}
 	}
 }

@@ -21,23 +21,42 @@ func newSubscribeCommand() *cobra.Command {
 		options subscriber.SubscribeOptions
 		filter  string
 		count   int
+		name    string
+		noAck   bool
 		common  *clientFlags
 	)
 	cmd := &cobra.Command{
-		Use:   "subscribe FILTER",
+		Use:   "subscribe FILTER | --subscription NAME [FILTER]",
 		Short: "Print the events of a topic filter as they come",
 		Long: `subscribe prints each event exactly as it is delivered, one on a line, and the
 gateway's notices with them: a gap says which events are missing, and why. When the
 connection is lost it connects again and goes on where it was.
 
+With --subscription it takes the events of a durable subscription, each handed out to
+one of its subscribers, and acks an event once its line is written. A FILTER makes the
+subscription where there is none, with --from, --filter and --sql. With -n no more
+events are asked for than are printed.
+
 It ends after -n events, or when it is interrupted, which is no failure.`,
 		Example: `  outrelay subscribe 'orders/**'
+  outrelay subscribe --subscription billing 'orders/**' --from earliest
   outrelay subscribe 'orders/*' --from earliest -n 10 --json
   outrelay subscribe 'quakes/**' --filter '{"exact":{"type":"gov.usgs.explosion"}}'`,
-		Args: cobra.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 1:
+				return fmt.Errorf("there are %d topic filters; give one, in quotes if it has a *", len(args))
+			case len(args) == 0 && name == "":
+				return errors.New("say which topics: a topic filter, such as 'orders/**', or --subscription NAME")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if count < 0 {
 				return usageError{cmd.CommandPath(), errors.New("-n is a number of events; 0 has no end")}
+			}
+			if noAck && name == "" {
+				return usageError{cmd.CommandPath(), errors.New("--no-ack goes with --subscription; a stream has no acks")}
 			}
 			if filter != "" {
 				options.Filter = []byte(filter)
@@ -53,10 +72,25 @@ It ends after -n events, or when it is interrupted, which is no failure.`,
 			defer client.Close()
 			out := cmd.OutOrStdout()
 			printer := &linePrinter{out: bufio.NewWriter(out), text: !common.json && isTerminal(out)}
+			what := name
+			if what == "" {
+				what = args[0]
+			}
 			if !common.quiet {
-				options.OnState = (&stateTeller{w: cmd.ErrOrStderr(), filter: args[0], all: isTerminal(cmd.ErrOrStderr())}).tell
+				options.OnState = (&stateTeller{w: cmd.ErrOrStderr(), filter: what, all: isTerminal(cmd.ErrOrStderr())}).tell
 			}
 			options.FailFast, options.Notices = true, true
+			if name != "" {
+				w := &worker{client: client, name: name, options: options, count: count, noAck: noAck, printer: printer}
+				if len(args) > 0 {
+					w.topic = args[0]
+				}
+				err = w.work(cmd.Context())
+				if cmd.Context().Err() != nil {
+					return nil
+				}
+				return misused(cmd, err)
+			}
 			err = follow(cmd, client, args[0], options, count, printer)
 			if cmd.Context().Err() != nil {
 				return nil
@@ -69,6 +103,8 @@ It ends after -n events, or when it is interrupted, which is no failure.`,
 	flags.StringVar(&options.After, "after", "", "begin after this `CURSOR`; wins over --from")
 	flags.StringVar(&filter, "filter", "", "let through what this `JSON` matches: exact, prefix, suffix, all, any, not, or an array of them")
 	flags.StringVar(&options.SQL, "sql", "", "let through what this CloudEvents SQL `EXPR` is true for")
+	flags.StringVar(&name, "subscription", "", "take the events of the durable subscription of this `NAME`")
+	flags.BoolVar(&noAck, "no-ack", false, "leave the events of the subscription unsettled, so that they are handed out again")
 	flags.IntVarP(&count, "count", "n", 0, "end after `N` events; notices do not count")
 	common = addClientFlags(cmd)
 	return cmd
@@ -109,17 +145,36 @@ func (p *linePrinter) print(d subscriber.Delivery) error {
 	if p.text {
 		p.out.WriteString(describe(&d))
 	} else {
-		// A line end in valid JSON stands between its tokens, where none is needed.
-		for rest := d.Raw; len(rest) > 0; {
-			i := bytes.IndexAny(rest, "\r\n")
-			if i < 0 {
-				i = len(rest)
-			}
-			p.out.Write(rest[:i])
-			rest = rest[min(i+1, len(rest)):]
-		}
+		p.raw(d.Raw)
 	}
 	p.out.WriteByte('\n')
+	return p.out.Flush()
+}
+
+// raw prints JSON on a line: a line end in it stands between its tokens, where none is
+// needed.
+func (p *linePrinter) raw(json []byte) {
+	for rest := json; len(rest) > 0; {
+		i := bytes.IndexAny(rest, "\r\n")
+		if i < 0 {
+			i = len(rest)
+		}
+		p.out.Write(rest[:i])
+		rest = rest[min(i+1, len(rest)):]
+	}
+}
+
+// delivery prints what a durable subscription handed out.
+func (p *linePrinter) delivery(d *subscriber.SubscriptionDelivery) error {
+	if p.text {
+		if d.Attempt > 1 {
+			fmt.Fprintf(p.out, "(attempt %d) ", d.Attempt)
+		}
+		return p.print(d.Delivery)
+	}
+	fmt.Fprintf(p.out, `{"delivery":%q,"attempt":%d,"event":`, d.Tag, d.Attempt) // a tag is base64url
+	p.raw(d.Raw)
+	p.out.WriteString("}\n")
 	return p.out.Flush()
 }
 
