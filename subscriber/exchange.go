@@ -478,11 +478,19 @@ func receive(conn net.Conn, method string, pieces chan<- piece, stop <-chan stru
 	if !put(piece{head: resp}) {
 		return
 	}
+	// What was put is not ours any more; what is left of a buffer is.
+	size := smallCopy
+	b := make([]byte, size)
 	for {
-		b := make([]byte, frameBuffer)
 		n, err := resp.Body.Read(b)
 		if !put(piece{data: b[:n], err: err}) {
 			break
+		}
+		if n == len(b) {
+			size = min(2*size, frameBuffer)
+		}
+		if b = b[n:]; len(b) < smallRead {
+			b = make([]byte, size)
 		}
 	}
 	_, _ = io.Copy(io.Discard, in)

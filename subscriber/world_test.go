@@ -22,7 +22,7 @@ const patience = 60 * time.Second
 // A world is a real gateway on a real broker that can be stopped and started again
 // on the same data, behind a proxy that stays.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	proxy *proxy
 	stop  func()
@@ -31,12 +31,12 @@ type world struct {
 
 // newWorld starts a gateway, open to all, in which the topics under live/ are not
 // stored.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	return newGuardedWorld(t, access.Namespace{Dev: true})
 }
 
 // newGuardedWorld starts one that lets in whom it is told.
-func newGuardedWorld(t *testing.T, guard access.Namespace) *world {
+func newGuardedWorld(t testing.TB, guard access.Namespace) *world {
 	w := &world{t: t, dir: t.TempDir(), proxy: newProxy(t), guard: guard}
 	w.start()
 	t.Cleanup(func() { w.stop() })
@@ -114,7 +114,7 @@ func (w *world) client() *subscriber.Client {
 
 // A proxy passes TCP connections on, and resets them where a test wants it.
 type proxy struct {
-	t        *testing.T
+	t        testing.TB
 	listener net.Listener
 	tasks    sync.WaitGroup
 
@@ -127,7 +127,7 @@ type proxy struct {
 	conns map[net.Conn]bool
 }
 
-func newProxy(t *testing.T) *proxy {
+func newProxy(t testing.TB) *proxy {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,8 @@ behind a # does not count.`,
   outrelay bridge -L 8022:office/ssh
   outrelay bridge -L 5432:db/main -L 0.0.0.0:6379:cache -R web:localhost:80
   outrelay bridge --file bridges.conf`,
-		Args: cobra.NoArgs,
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			bridges, err := readBridges(locals, remotes, file)
 			if err == nil && connections < 1 {

@@ -45,7 +45,8 @@ requests under way then have 10 seconds to finish, streams are cut.`,
 		Example: `  outrelay listen shop --to http://localhost:3000
   outrelay listen office/printer --to tcp://192.168.1.20:9100
   outrelay listen api --to unix:/run/api.sock --json`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, err := forward.ParseTarget(to)
 			switch {

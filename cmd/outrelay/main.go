@@ -68,6 +68,7 @@ sockets that they opened themselves. To see it work:
 
   outrelay demo                  a week of earthquakes, drawn as they arrive
   outrelay serve --dev           a broker for development, with commands to paste
+  outrelay listen NAME --to URL  a service on this machine, reached through a gateway
 
 Every command explains itself: outrelay COMMAND --help.
 Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found,
