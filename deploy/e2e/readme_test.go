@@ -24,14 +24,16 @@ const (
 func TestReadme(t *testing.T) {
 	g := start(t)
 	port := strings.TrimPrefix(g.HTTP, "http://")
+	local := freePort(t) // of the web server that is relayed to
 	blocks := readmeBlocks(t)
 	for language, bodies := range blocks {
 		for i, body := range bodies {
+			body = strings.ReplaceAll(body, "3000", local)
 			bodies[i] = strings.ReplaceAll(strings.ReplaceAll(body, readmeGateway, port), readmeCommand, outrelay)
 		}
 		blocks[language] = bodies
 	}
-	if len(blocks["html"]) != 1 || len(blocks["go"]) != 1 || len(blocks["sh"]) < 6 {
+	if len(blocks["html"]) != 1 || len(blocks["go"]) != 1 || len(blocks["sh"]) < 7 {
 		t.Fatalf("the README has %d html, %d go and %d sh blocks; this test reads it wrongly",
 			len(blocks["html"]), len(blocks["go"]), len(blocks["sh"]))
 	}
@@ -73,6 +75,10 @@ func TestReadme(t *testing.T) {
 	}
 	if page := printed[5][strings.LastIndex(printed[5], "[{"):]; strings.Count(page, `"specversion"`) != 2 {
 		t.Errorf("the history page with limit=2 is %s", page)
+	}
+
+	if !strings.Contains(printed[6], "module github.com/outrelay/outrelay") {
+		t.Errorf("the relayed file is %q", printed[6])
 	}
 
 	t.Run("browser", func(t *testing.T) {
