@@ -391,12 +391,16 @@ func (v *visit) accept() error {
 	if err != nil {
 		return err
 	}
-	m, genuine := v.relay.meetings.take(kind, v.namespace, names, v.parameters[paramRendezvous])
+	token := v.parameters[paramRendezvous]
+	if v.relay.meetings.foreign(token) {
+		return v.acceptElsewhere(kind, names, token, declined)
+	}
+	m, genuine := v.relay.meetings.take(kind, v.namespace, names, token)
 	switch {
 	case m == nil && genuine && kind == kindRequest:
 		return v.turnAway()
 	case m == nil:
-		return schemas.Problemf("forbidden", "The address is not good, or not any more: each is good once, for a short time.")
+		return errStaleAddress()
 	}
 	v.entity = m.entity
 	if declined != nil {

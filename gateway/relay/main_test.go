@@ -50,29 +50,35 @@ type world struct {
 // that.
 func start(t testing.TB, change func(*relay.Config, *access.Config)) *world {
 	t.Helper()
-	b, err := broker.New(broker.Config{Dir: t.TempDir(), Log: broker.LogConfig{Flush: "1m"}})
+	w := &world{broker: runBroker(t, broker.Config{Dir: t.TempDir(), Log: broker.LogConfig{Flush: "1m"}})}
+	w.serve(t, change)
+	return w
+}
+
+// runBroker runs a broker until the test is over.
+func runBroker(t testing.TB, c broker.Config) *broker.Broker {
+	t.Helper()
+	b, err := broker.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{broker: b}
-	brokerCtx, stopBroker := context.WithCancel(context.Background())
-	var brokerDone sync.WaitGroup
-	brokerDone.Go(func() {
-		if err := b.Run(brokerCtx); err != nil {
+	ctx, stop := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := b.Run(ctx); err != nil {
 			t.Errorf("broker.Run() = %v", err)
 		}
 	})
 	t.Cleanup(func() {
-		stopBroker()
-		brokerDone.Wait()
+		stop()
+		done.Wait()
 	})
 	select {
 	case <-b.Ready():
 	case <-time.After(patience):
 		t.Fatal("the broker was not ready in time")
 	}
-	w.serve(t, change)
-	return w
+	return b
 }
 
 // serve runs a relay on w's broker.

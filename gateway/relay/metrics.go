@@ -16,7 +16,16 @@ type metrics struct {
 	listenerCloses, closes *prometheus.CounterVec // namespace, reason
 	bytes                  *prometheus.CounterVec // namespace, direction
 	refusals               *prometheus.CounterVec // namespace, action, reason
+	answers                *prometheus.CounterVec // namespace, way
+	cut                    *prometheus.CounterVec // namespace
+	bodies                 *prometheus.CounterVec // namespace, direction
 }
+
+// The labels of the ways by which answers to HTTP requests come.
+const (
+	wayControl    = "control"
+	wayRendezvous = "rendezvous"
+)
 
 // directions are the labels of the bytes that come from a splice's sides.
 var directions = [2]string{"to_listener", "to_sender"}
@@ -47,6 +56,19 @@ func newMetrics(registry *prometheus.Registry, r *Relay) (*metrics, error) {
 		listenerCloses: counter("listener_closes_total", "Control channels that ended, by the word of the close reason.", "namespace", "reason"),
 		refusals:       counter("refusals_total", "Requests that were refused, by what they asked for and the name of the problem; rejected is a listener's own refusal.", "namespace", "action", "reason"),
 		throttled:      counter("throttled_total", "Failed handshakes of listeners whose answer was held back.", "namespace"),
+	}
+	m.answers = counter("answers_total", "Answers to HTTP requests that were passed on, by the way they came: on the control channel, or at a rendezvous.", "namespace", "way")
+	m.cut = counter("answers_cut_total", "Answers that broke off after they had begun.", "namespace")
+	m.bodies = counter("body_bytes_total", "Bytes of bodies of HTTP requests and answers.", "namespace", "direction")
+	for name, g := range map[string]struct {
+		help  string
+		value func() float64
+	}{
+		"requests":   {"HTTP requests that are under way.", func() float64 { return float64(r.requests()) }},
+		"held_bytes": {"Memory of the bodies that travel over control channels.", func() float64 { return float64(r.bodies.held.Load()) }},
+		"tunnels":    {"Rendezvous that are carried from one gateway to another.", func() float64 { return float64(r.tunnelled()) }},
+	} {
+		register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "outrelay", Subsystem: "relay", Name: name, Help: g.help}, g.value))
 	}
 	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "outrelay", Subsystem: "relay", Name: "waiting", Help: "Senders that wait for a listener.",

@@ -9,7 +9,7 @@ type note struct {
 	listener uint64 // noteDone, noteGone: whose
 	id       string // noteDone, noteGone: which of its senders
 
-	// noteAnswer: a piece of an answer.
+	// noteAnswer: a piece of an answer. noteTunnel: listener is the tunnel's number.
 	flags  byte
 	number uint64
 	data   []byte // not kept
@@ -21,6 +21,7 @@ const (
 	noteDone    = 'd' // to the listener's: the sender waits no more
 	noteGone    = 'g' // to the listener's: the same, and it had no answer
 	noteAnswer  = 'a' // to the sender's: a piece of the answer to its request
+	noteTunnel  = 't' // about a listener's connection that the other gateway has
 )
 
 func (n note) append(b []byte) []byte {
@@ -30,6 +31,8 @@ func (n note) append(b []byte) []byte {
 		b = append(b, n.token...)
 	case noteAnswer:
 		b = n.appendPiece(b)
+	case noteTunnel:
+		b = n.appendTunnel(b)
 	case noteDone, noteGone:
 		b = append(binary.BigEndian.AppendUint64(b, n.listener), n.id...)
 	}
@@ -46,6 +49,8 @@ func parseNote(b []byte) (n note, ok bool) {
 		n.token = string(b)
 	case noteAnswer:
 		return n, n.parsePiece(b)
+	case noteTunnel:
+		return n, n.parseTunnel(b)
 	case noteDone, noteGone:
 		if len(b) < 8 {
 			return n, false
@@ -84,6 +89,8 @@ func (r *Relay) note(n note) {
 		}
 	case noteAnswer:
 		r.piece(n)
+	case noteTunnel:
+		r.noteTunnel(n)
 	case noteDone, noteGone:
 		r.mu.Lock()
 		l := r.numbers[n.listener]

@@ -155,6 +155,7 @@ type Relay struct {
 	counts    map[entity]int         // listeners here, guarded by mu
 	splices   map[*splice]struct{}   // guarded by mu
 	exchanges map[*exchange]struct{} // guarded by mu
+	tunnels   map[uint64]*tunnel     // guarded by mu, by number
 	joining   int                    // splices that are about to run, guarded by mu
 	draining  bool                   // guarded by mu
 }
@@ -171,7 +172,7 @@ func New(c Config) (*Relay, error) {
 	r := &Relay{
 		made: time.Now(), broker: c.Broker, access: c.Access, limits: c.Limits, logger: c.Logger,
 		listeners: map[*listener]struct{}{}, numbers: map[uint64]*listener{}, counts: map[entity]int{}, splices: map[*splice]struct{}{},
-		exchanges: map[*exchange]struct{}{}, bodies: budget{most: c.Limits.RelayHeldBytes},
+		exchanges: map[*exchange]struct{}{}, tunnels: map[uint64]*tunnel{}, bodies: budget{most: c.Limits.RelayHeldBytes},
 	}
 	if r.metrics, err = newMetrics(c.Metrics, r); err != nil {
 		return nil, err
@@ -247,6 +248,9 @@ func (r *Relay) stop() {
 	for x := range r.exchanges {
 		x.cancel(errDraining())
 	}
+	for _, t := range r.tunnels {
+		t.end()
+	}
 	r.mu.Unlock()
 	r.tasks.Wait()
 }
@@ -257,6 +261,7 @@ func (r *Relay) sweep(now time.Time) {
 	r.clock.Store(tick)
 	r.throttle.sweep(now)
 	r.sticky.sweep(now)
+	r.sweepTunnels(now)
 	_, splices := r.open()
 	for _, s := range splices {
 		s.sweep(tick)

@@ -151,6 +151,7 @@ func (v *rendezvous) upload() {
 				v.cancel(errRequestTooLong(limits.RelayBodyBytes))
 				return
 			}
+			v.moved(0, n)
 			head := appendHeader(make([]byte, 0, maxHeader), opcode, uint64(n))
 			start := headroom - len(head)
 			copy(buffer[start:], head)
@@ -190,6 +191,7 @@ func (v *rendezvous) converse() error {
 	close(v.responded)
 	v.settled = true
 	v.relay.done(v.taken)
+	v.relay.metrics.answers.WithLabelValues(v.namespace, wayRendezvous).Inc()
 	v.socket.silence = v.relay.limits.RelayBodyIdle
 	if !r.body {
 		p, err := v.begin(&r, 0, v.bodyRead())
@@ -243,6 +245,7 @@ func (v *rendezvous) bodyRead() bool { return !v.bodied() || v.wholly.Load() }
 
 // broken ends an answer that has begun. What is wrong can't be said any more.
 func (v *rendezvous) broken(p *reply, err error) error {
+	v.relay.metrics.cut.WithLabelValues(v.namespace).Inc()
 	v.relay.logger.Info("answer cut", "namespace", v.entity.namespace, "tracking", v.trackingID(), "error", v.why(err))
 	if p == nil {
 		return err
@@ -266,6 +269,7 @@ func (v *rendezvous) download(m *message, p *reply) error {
 		if total += int64(n); total > v.relay.limits.RelayBodyBytes {
 			return errAnswer("its body is longer than the gateway's limit")
 		}
+		v.moved(1, n)
 		if lost = p.write(buffer[:n]) != nil || lost; lost {
 			v.cancel(errSenderLost)
 			return errSenderLost

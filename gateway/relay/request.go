@@ -116,6 +116,7 @@ func (x *exchange) serve(grant *access.Grant) error {
 			return err
 		}
 		o.hasBody = true
+		x.moved(0, len(o.body))
 	default:
 		o.pointer, o.hasBody = true, true
 	}
@@ -133,6 +134,11 @@ func (x *exchange) serve(grant *access.Grant) error {
 	}()
 	x.deadline = time.Now().Add(x.rule.Deadline)
 	return x.await(o)
+}
+
+// moved counts bytes of a body: of the request, 0, or the answer, 1.
+func (x *exchange) moved(direction, n int) {
+	x.relay.metrics.bodies.WithLabelValues(x.namespace, directions[direction]).Add(float64(n))
 }
 
 // describe writes what the listener is told of the request, in Azure's order.
@@ -256,6 +262,8 @@ func (x *exchange) pass(a *answer) error {
 	if err != nil {
 		return err
 	}
+	x.relay.metrics.answers.WithLabelValues(x.namespace, wayControl).Inc()
+	x.moved(1, len(a.body))
 	if err := p.write(a.body); err != nil {
 		return p.cut()
 	}

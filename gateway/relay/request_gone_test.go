@@ -6,6 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/relay"
 )
 
 // A listener with an open rendezvous hears by Close 1001 that the sender has gone.
@@ -235,5 +240,42 @@ func TestStopCutsRequests(t *testing.T) {
 	case <-stopped:
 	case <-time.After(patience):
 		t.Error("the relay does not stop")
+	}
+}
+
+// What goes on is counted.
+func TestRequestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	w := start(t, func(rc *relay.Config, _ *access.Config) { rc.Metrics = registry })
+	control := w.listen(t, "app")
+	w.exchange(t, control, "GET", `"statusCode":200,"body":true`, "hello")
+	replies := w.asking(t, "POST", "/app", strings.Repeat("x", 70_000))
+	p := dial(t, control.request().dialed(t))
+	q := p.request()
+	p.whole()
+	p.text(answerText(q.ID, `"statusCode":200,"body":true`))
+	p.send(0x02, "some")
+	p.conn.Close()
+	awaitCut(t, replies)
+	s, _ := w.relayed(t, control, "GET", "/app")
+	within(t, "a request is under way", func() bool { return metric(t, registry, "outrelay_relay_requests") == 1 })
+	s.conn.Close()
+	within(t, "none is", func() bool { return metric(t, registry, "outrelay_relay_requests") == 0 })
+	for _, tt := range []struct {
+		want   float64
+		name   string
+		labels []string
+	}{
+		{1, "outrelay_relay_answers_total", []string{"namespace", "default", "way", "control"}},
+		{1, "outrelay_relay_answers_total", []string{"namespace", "default", "way", "rendezvous"}},
+		{1, "outrelay_relay_answers_cut_total", []string{"namespace", "default"}},
+		{70_000, "outrelay_relay_body_bytes_total", []string{"namespace", "default", "direction", "to_listener"}},
+		{9, "outrelay_relay_body_bytes_total", []string{"namespace", "default", "direction", "to_sender"}},
+		{0, "outrelay_relay_held_bytes", nil},
+		{0, "outrelay_relay_tunnels", nil},
+	} {
+		if got := metric(t, registry, tt.name, tt.labels...); got != tt.want {
+			t.Errorf("%s %v is %v, want %v", tt.name, tt.labels, got, tt.want)
+		}
 	}
 }
