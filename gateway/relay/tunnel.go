@@ -211,7 +211,7 @@ func (t *tunnel) bring(m *meeting, o tunnelOffer, extensions string) {
 	select {
 	case m.joined <- a:
 	case <-m.over:
-		t.relay.partWith(newSocket(a.hijacked, idleBuffer, closeWait), closeSenderGone)
+		t.relay.partWith(newSocket(a.hijacked, idleBuffer, closeWait), schemas.CloseSenderGone)
 	}
 	t.run(hijacked{conn: far})
 }
