@@ -149,7 +149,7 @@ func TestSchemaAgreesWithTheCode(t *testing.T) {
 // Every reference within and between the documents leads somewhere.
 func TestReferencesLeadSomewhere(t *testing.T) {
 	documents := map[string]map[string]any{}
-	for _, name := range []string{"event.schema.json", "openapi.yaml", "asyncapi.yaml"} {
+	for _, name := range []string{"event.schema.json", "session.schema.json", "openapi.yaml", "asyncapi.yaml"} {
 		documents[name] = tree(t, name)
 	}
 	for name, document := range documents {
@@ -192,7 +192,7 @@ func TestOpenAPINamesTheProblems(t *testing.T) {
 	for _, r := range responses {
 		described.WriteString(at(r, "description").(string) + "\n")
 	}
-	elsewhere := []string{"not-found", "method", "conflict"}
+	elsewhere := []string{"method"}
 	for _, name := range schemas.ProblemNames() {
 		if slices.Contains(elsewhere, name) == strings.Contains(described.String(), "`"+name+"`") {
 			t.Errorf("openapi.yaml should name the problem %s: %t", name, !slices.Contains(elsewhere, name))
@@ -218,6 +218,39 @@ func TestVectorsAreDescribed(t *testing.T) {
 		for group := range groups {
 			if group != "about" && !strings.Contains(readme, "`"+group+"`") {
 				t.Errorf("vectors/README.md does not describe the group %s of %s", group, f)
+			}
+		}
+	}
+}
+
+// The session's schema and its prose know each op of the code, with its members.
+func TestSessionOpsAreDescribed(t *testing.T) {
+	defs := at(tree(t, "session.schema.json"), "$defs")
+	prose := readText(t, "protocol.md")
+	ops := map[string][]string{
+		"client": {
+			schemas.OpSubscribe, schemas.OpUnsubscribe, schemas.OpAck, schemas.OpRelease, schemas.OpReject,
+			schemas.OpExtend, schemas.OpPublish, schemas.OpToken, schemas.OpPing,
+		},
+		"gateway": {
+			schemas.OpWelcome, schemas.OpSubscribed, schemas.OpPosition, schemas.OpEvent, schemas.OpGap,
+			schemas.OpPublished, schemas.OpOK, schemas.OpPong, schemas.OpDraining, schemas.OpError,
+		},
+	}
+	for side, want := range ops {
+		var got []string
+		for _, v := range at(defs, side, "oneOf").([]any) {
+			got = append(got, strings.TrimPrefix(at(v, "$ref").(string), "#/$defs/"))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("session.schema.json has the messages %v of the %s, want %v", got, side, want)
+		}
+		for _, op := range want {
+			if at(defs, op, "properties", "op", "const") != op {
+				t.Errorf("session.schema.json tells %s apart by %v", op, at(defs, op, "properties", "op", "const"))
+			}
+			if !strings.Contains(prose, "\n| `"+op+"` |") {
+				t.Errorf("protocol.md has no row for the op %s", op)
 			}
 		}
 	}
