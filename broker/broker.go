@@ -26,7 +26,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -50,9 +49,9 @@ type Broker struct {
 	closing  bool           // guarded by starting
 	tasks    sync.WaitGroup // every goroutine of the broker but Run's own
 
-	server  *server.Server // nil with an external cluster
-	conn    *nats.Conn     // publishes and requests
-	feeding *nats.Conn     // what feeds read, so that a full one never holds up a publish
+	disk    *disk
+	conn    *nats.Conn // publishes and requests
+	feeding *nats.Conn // what feeds read, so that a full one never holds up a publish
 	js      jetstream.JetStream
 
 	cut        cuts                  // of either connection
@@ -96,6 +95,7 @@ func New(c Config) (*Broker, error) {
 		readers:    make(chan struct{}, c.Limits.LogReaders),
 		gateway:    newGateway(),
 	}
+	b.disk = newDisk(b)
 	b.peers = newPeers(b)
 	b.seals = &seals{broker: b}
 	b.claims = claims{b}
@@ -113,15 +113,10 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer cancel()
 	b.ctx = ctx
 	if b.config.NATS.URL == "" {
-		s, err := startServer(b.config, b.logger)
-		if err != nil {
+		if err := b.disk.start(); err != nil {
 			return err
 		}
-		b.server = s
-		defer func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}()
+		defer b.disk.stop()
 	}
 	var err error
 	if b.conn, err = b.connect(ctx, "outrelay publish", b.cut.tell); err != nil {
@@ -180,6 +175,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	for _, l := range b.lines {
 		b.start(l.run)
 	}
+	b.start(b.disk.run)
 	b.start(b.lapses.run)
 	b.start(b.claims.run)
 	close(b.ready)

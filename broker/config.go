@@ -103,6 +103,9 @@ type Limits struct {
 	// SubscriberBytes bounds the events that wait in memory for one subscriber of a
 	// durable subscription, half as many again at most; default 2 MiB, at least that.
 	SubscriberBytes int
+	// DiskReserve is how many bytes of the embedded log's disk stay free, a twentieth of
+	// it at most: publishes that would take them are refused. Default 64 MiB.
+	DiskReserve int
 }
 
 func (c Config) withDefaults() Config {
@@ -157,6 +160,7 @@ func (l Limits) withDefaults() Limits {
 	l.LogReaders = cmp.Or(l.LogReaders, 16)
 	l.PublishQueue = cmp.Or(l.PublishQueue, 10_000)
 	l.MaxSubscriptions = cmp.Or(l.MaxSubscriptions, 10_000)
+	l.DiskReserve = cmp.Or(l.DiskReserve, 64<<20)
 	l.SubscriberBytes = cmp.Or(l.SubscriberBytes, minSubscriberBytes)
 	return l
 }
@@ -192,6 +196,9 @@ func (c Config) validate() error {
 	}
 	if c.Limits.MaxSubscriptions > maxConsumers/2 {
 		fault("limit of subscriptions %d: at most %d", c.Limits.MaxSubscriptions, maxConsumers/2)
+	}
+	if c.Limits.DiskReserve < 0 {
+		fault("limit of the disk's reserve %d: it can't be less than nothing", c.Limits.DiskReserve)
 	}
 	if c.Limits.SubscriberBytes < minSubscriberBytes {
 		fault("limit of a subscriber's bytes %d: at least %d", c.Limits.SubscriberBytes, minSubscriberBytes)

@@ -101,7 +101,7 @@ func (p *peers) listen() error {
 }
 
 // alone says that there can't be other gateways: nobody else reaches an embedded NATS.
-func (p *peers) alone() bool { return p.broker.server != nil }
+func (p *peers) alone() bool { return p.broker.disk.embedded() }
 
 func (p *peers) hear(m *nats.Msg) {
 	var n peerNote

@@ -86,7 +86,7 @@ func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.E
 		if expiry := e.Expiry(); !expiry.IsZero() && !expiry.After(now) {
 			continue
 		}
-		if b.server != nil { // nobody else can be listening
+		if b.disk.embedded() { // nobody else can be listening
 			ns.takeLive(t, e.JSON())
 		} else if err := b.conn.Publish(topicSubject(livePrefix, ns.name, t), e.JSON()); err != nil {
 			return Receipt{}, b.errStorage("publish live", err)

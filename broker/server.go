@@ -44,6 +44,7 @@ func startServer(c Config, logger *slog.Logger) (*server.Server, error) {
 		// Left out, it is a part of the disk's free space, and a log whose retention
 		// may grow beyond that is refused, also while it is small.
 		JetStreamMaxStore:      maxStore,
+		JetStreamMaxMemory:     maxStore, // the same of memory
 		DisableJetStreamBanner: true,
 	}
 	s, err := server.NewServer(options)
@@ -133,9 +134,9 @@ func (b *Broker) connect(ctx context.Context, name string, again func()) (*nats.
 		}),
 	}
 	url := b.config.NATS.URL
-	if b.server != nil {
+	if b.disk.embedded() {
 		url = ""
-		options = append(options, nats.InProcessServer(b.server))
+		options = append(options, nats.InProcessServer(b.disk))
 	} else {
 		if b.config.NATS.Credentials != "" {
 			options = append(options, nats.UserCredentials(b.config.NATS.Credentials))

@@ -89,7 +89,7 @@ func (b *Broker) subscribe(ctx context.Context, ns *namespace, o StreamOptions) 
 // log, its end is that of the last event answered: what comes after it has not been
 // published yet. Only the end is known then.
 func (ns *namespace) beginning(ctx context.Context, start Start) (place, error) {
-	if ns.log.broker.server != nil && start.After == nil && start.From == FromLatest {
+	if ns.log.broker.disk.embedded() && start.After == nil && start.From == FromLatest {
 		end := ns.writer.end.Load()
 		return place{log: ns.log.id, last: end.sequence, accepted: end.accepted}, nil
 	}

@@ -190,6 +190,15 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 			}
 		}
 	}
+	if len(fresh) > 0 {
+		size := 0
+		for _, i := range fresh {
+			size += len(i.data) + headerRoom/2
+		}
+		if err := w.broker.disk.room(size); err != nil {
+			return err
+		}
+	}
 	if err := w.commit(ctx, fresh); err != nil {
 		return err
 	}
@@ -240,6 +249,9 @@ func (w *writer) commit(ctx context.Context, items []*item) error {
 		// Only what may pass by itself is tried again. A batch whose answer was lost
 		// is sent again as it was: if it was stored, the log refuses it as known.
 		if !transient(err) || time.Now().After(deadline) {
+			return err
+		}
+		if err := w.broker.disk.doubt(); err != nil {
 			return err
 		}
 		select {

@@ -259,7 +259,11 @@ func (s *storm) progress(n int) {
 
 func (s *storm) until(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
+	limit := patience
+	if soak() {
+		limit *= 5
+	}
+	for deadline := time.Now().Add(limit); !ok(); {
 		if s.ctx.Err() != nil || time.Now().After(deadline) {
 			s.t.Fatalf("waited in vain for %s: %d published, %d acked\n%s", what, s.published.Load(), s.ledger.settled(), s.gateway.output)
 		}

@@ -35,6 +35,7 @@ type gateway struct {
 
 	under  []string // a program and its arguments that run the command, if any
 	config string   // a config file; "" for --dev
+	dev    bool     // --dev with a config
 	plain  bool     // without HTTPS
 	data   string
 	cmd    *exec.Cmd
@@ -63,7 +64,10 @@ func startConfig(t *testing.T, config string) *gateway {
 // launch gives g addresses and a data folder, runs it and stops it after the test.
 func launch(t *testing.T, g *gateway) *gateway {
 	t.Helper()
-	g.data, g.HTTP, g.Admin = t.TempDir(), "http://127.0.0.1:0", "http://127.0.0.1:0"
+	if g.data == "" {
+		g.data = t.TempDir()
+	}
+	g.HTTP, g.Admin = "http://127.0.0.1:0", "http://127.0.0.1:0"
 	if !g.plain {
 		g.HTTPS = "https://127.0.0.1:0"
 	}
@@ -83,9 +87,10 @@ func (g *gateway) run(t *testing.T) {
 	g.output, g.PID = new(buffer), 0
 	args := append(slices.Clone(g.under), outrelay, "serve", "--http", hostport(t, g.HTTP), "--admin", hostport(t, g.Admin),
 		"--data", g.data, "--ready-file", ready)
-	if g.config == "" {
+	if g.config == "" || g.dev {
 		args = append(args, "--dev")
-	} else {
+	}
+	if g.config != "" {
 		args = append(args, "--config", g.config)
 	}
 	if g.HTTPS != "" {

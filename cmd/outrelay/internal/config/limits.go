@@ -46,6 +46,7 @@ var limitDocs = map[string]string{
 	"logreaders":       "subscribers that read the log at once because they are behind",
 	"publishqueue":     "events that may wait for the log in a namespace",
 	"maxsubscriptions": "durable subscriptions of a namespace",
+	"diskreserve":      "bytes of the log's disk that stay free, a twentieth of it at most: publishes that would take them are refused",
 	"subscriberbytes":  "memory for the events that wait for one subscriber of a durable subscription",
 
 	"relaylisteners":   "listeners connected at once to this gateway",
