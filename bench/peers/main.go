@@ -45,6 +45,7 @@ func command(args []string) error {
 	with := flags.String("peers", "", "comma-separated peers; all if empty")
 	flags.StringVar(&o.out, "out", "", "folder whose RESULTS.md, cost.svg and results to bring up to date; standard output if empty")
 	flags.StringVar(&o.binary, "outrelay", "", "the outrelay binary; built from ../../cmd/outrelay if empty")
+	flags.StringVar(&o.profile, "profile", "", "folder for a CPU profile of outrelay in each measurement")
 	list := flags.Bool("list", false, "list the workloads")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -52,8 +53,8 @@ func command(args []string) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q", flags.Arg(0))
 	}
-	if o.out != "" && (o.quick || *with != "") {
-		return errors.New("-out keeps whole measurements: leave out -quick and -peers")
+	if o.out != "" && (o.quick || *with != "" || o.profile != "") {
+		return errors.New("-out keeps whole measurements: leave out -quick, -peers and -profile")
 	}
 	o.only, o.peers, o.args = split(*only), split(*with), args
 	if *list {

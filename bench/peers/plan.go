@@ -15,6 +15,7 @@ type options struct {
 	only, peers []string
 	out         string
 	binary      string
+	profile     string
 	args        []string
 }
 

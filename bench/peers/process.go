@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,6 +123,7 @@ type server struct {
 	log     *os.File
 	address string // host:port
 	secure  string // host:port with TLS, "" if there is none
+	admin   string // URL, "" if there is none
 }
 
 // startServer starts a peer and waits until it listens. folder is its own. gather
@@ -162,6 +165,7 @@ func startServer(p peer, binary, folder string, gather int) (*server, error) {
 	var ready struct {
 		HTTP  string `json:"http"`
 		HTTPS string `json:"https"`
+		Admin string `json:"admin"`
 	}
 	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
 	line, err := bufio.NewReader(out).ReadBytes('\n')
@@ -176,7 +180,28 @@ func startServer(p peer, binary, folder string, gather int) (*server, error) {
 	}
 	s.address = strings.TrimPrefix(ready.HTTP, "http://")
 	s.secure = strings.TrimPrefix(ready.HTTPS, "https://")
+	s.admin = ready.Admin
 	return s, nil
+}
+
+// profile keeps a profile of the next d of the server's processor time in a file. It
+// returns at once; wait for done.
+func (s *server) profile(file string, d time.Duration) (done <-chan error) {
+	ended := make(chan error, 1)
+	go func() {
+		answer, err := http.Get(fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", s.admin, d.Seconds()))
+		if err != nil {
+			ended <- err
+			return
+		}
+		defer answer.Body.Close()
+		b, err := io.ReadAll(answer.Body)
+		if err == nil && answer.StatusCode != http.StatusOK {
+			err = fmt.Errorf("profile: %s: %s", answer.Status, b)
+		}
+		ended <- errors.Join(err, os.WriteFile(file, b, 0o600))
+	}()
+	return ended
 }
 
 // tail is the end of what the server said.

@@ -79,7 +79,11 @@ func measureRounds(w workload, o options, folder string) *measurement {
 	}
 	for round := range w.rounds {
 		for i, do := range w.runs {
-			r, err := measure(do, o.binary, folder)
+			profile := ""
+			if o.profile != "" && peers[do.spec.Peer].server == "outrelay" {
+				profile = filepath.Join(o.profile, fmt.Sprintf("%s-%d-%d.pprof", w.name, i, round))
+			}
+			r, err := measure(do, o.binary, folder, profile)
 			if err == nil && len(r.Wrong) > 0 {
 				err = errors.New(strings.Join(r.Wrong, "; "))
 			}
@@ -99,8 +103,9 @@ func measureRounds(w workload, o options, folder string) *measurement {
 	return m
 }
 
-// measure starts a peer, has it loaded once, and ends it.
-func measure(do run, binary, folder string) (r result, err error) {
+// measure starts a peer, has it loaded once, and ends it. profile is a file for the
+// server's profile, or "".
+func measure(do run, binary, folder, profile string) (r result, err error) {
 	own, err := os.MkdirTemp(folder, do.spec.Peer)
 	if err != nil {
 		return r, err
@@ -117,6 +122,10 @@ func measure(do run, binary, folder string) (r result, err error) {
 		}
 	}()
 	do.spec.Address, do.spec.TLS, do.spec.PID = s.address, s.secure, s.cmd.Process.Pid
+	if profile != "" {
+		done := s.profile(profile, max(time.Second, do.spec.Warm+do.spec.Measure))
+		defer func() { err = errors.Join(err, <-done) }()
+	}
 	return load(do.spec)
 }
 
