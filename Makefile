@@ -5,6 +5,7 @@
 # make soak   the long forms of the tests that have one
 # make bench  every benchmark, BENCHCOUNT times, with benchstat's summary
 # make bench-peers  outrelay beside its peers; writes bench/RESULTS.md
+# make bench-relay  the relay beside nginx and a bare rendezvous; writes bench/RELAY.md
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ BENCHCOUNT  ?= 6
 BENCH       ?= .
 TOOLS       := $(CURDIR)/tools/bin
 
-.PHONY: test unit e2e lint fuzz soak bench bench-peers tools clean
+.PHONY: test unit e2e lint fuzz soak bench bench-peers bench-relay tools clean
 
 test:
 	@start=$$SECONDS; \
@@ -73,6 +74,10 @@ bench: tools
 # outrelay beside its peers, on two processors that nothing else uses
 bench-peers:
 	cd bench/peers && go run . -out ..
+
+# the relay beside direct TCP, nginx's stream proxy and a bare rendezvous, likewise
+bench-relay:
+	cd bench/relay && go run . -out ..
 
 clean:
 	rm -rf $(TOOLS) deploy/e2e/npm/node_modules outrelay

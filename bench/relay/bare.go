@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha1"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -121,7 +122,7 @@ func carry(from, to net.Conn) {
 			return
 		}
 		end := kept + n
-		r, w := 0, 0
+		r, w, begin := 0, 0, 0 // read up to r; what goes out is b[begin:w]
 		for r < end {
 			if left > 0 {
 				n := min(left, end-r)
@@ -151,21 +152,38 @@ func carry(from, to net.Conn) {
 			}
 			key := uint64(binary.LittleEndian.Uint32(b[r+size:]))
 			word = key<<32 | key
+			if w == begin {
+				// In front of its payload, which then stays where it is.
+				begin, w = r+4, r+4
+			}
 			copy(b[w:], b[r:r+size])
 			b[w+1] &= 0x7f
 			r, w = r+size+4, w+size
 		}
-		if _, err := to.Write(b[:w]); err != nil {
+		if _, err := to.Write(b[begin:w]); err != nil {
 			return
 		}
 		kept = copy(b, b[r:end])
 	}
 }
 
+// stretch is how far a key is written out to take masks off many bytes at a time.
+const stretch = 1024
+
 // unmask writes src without its mask to dst, which lies at or before it, and returns the
 // key for the byte that follows.
 func unmask(dst, src []byte, word uint64) uint64 {
 	turn := 8 * (len(src) & 3)
+	if len(src) >= 2*stretch && &dst[0] == &src[0] {
+		var keys [stretch]byte
+		for i := 0; i < stretch; i += 8 {
+			binary.LittleEndian.PutUint64(keys[i:], word)
+		}
+		for len(src) >= stretch {
+			subtle.XORBytes(dst[:stretch], src[:stretch], keys[:])
+			dst, src = dst[stretch:], src[stretch:]
+		}
+	}
 	for len(src) >= 8 {
 		binary.LittleEndian.PutUint64(dst, binary.LittleEndian.Uint64(src)^word)
 		dst, src = dst[8:], src[8:]

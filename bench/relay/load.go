@@ -36,9 +36,13 @@ type result struct {
 	Trips   int     // round trips, or streams set up
 	P50     float64 // µs
 	P99     float64
+	KiB     float64 // of the server for an idle pair
 }
 
 func (r result) brief() string {
+	if r.KiB > 0 {
+		return fmt.Sprintf("%.1f KiB a pair", r.KiB)
+	}
 	if r.Bytes > 0 {
 		return fmt.Sprintf("%.2f GB/s, %.3f CPU s/GB, load %.0f %%", r.gigabytes(), r.perGigabyte(), 100*r.Busy)
 	}
@@ -62,6 +66,7 @@ var workloads = []workload{
 	{"trip", "messages of 64 bytes there and back, one at a time", func(w *world, d time.Duration, r *result) error { return w.trips(1, d, r) }},
 	{"trip-4", "the same, four at a time", func(w *world, d time.Duration, r *result) error { return w.trips(4, d, r) }},
 	{"setup", "streams set up, used for one message there and back, and ended, eight at a time", (*world).setups},
+	{"idle", "1,000 idle pairs", func(w *world, d time.Duration, r *result) error { return w.idle(1000, d, r) }},
 }
 
 func workloadNames() (names []string) {
@@ -79,6 +84,7 @@ type world struct {
 	arrived atomic.Int64
 	fault   atomic.Pointer[error]
 	close   func()
+	kept    []net.Conn
 }
 
 func (w *world) fail(err error) {
@@ -465,6 +471,47 @@ func (w *world) streams(n int, d time.Duration, r *result) error {
 		return errors.New("nothing arrived")
 	}
 	return err
+}
+
+// idle joins n pairs and lets them be.
+func (w *world) idle(n int, d time.Duration, r *result) error {
+	w.echo.Store(true)
+	open := func(n int) error {
+		for range n {
+			c, in, err := w.dial()
+			if err != nil {
+				return err
+			}
+			if err := w.trip(c, in, make([]byte, tripBytes), make([]byte, tripBytes)); err != nil {
+				return err
+			}
+			w.kept = append(w.kept, c)
+		}
+		time.Sleep(d)
+		return nil
+	}
+	if w.PID == 0 {
+		return nil
+	}
+	if err := open(100); err != nil { // what is made once
+		return err
+	}
+	before, err := resident(w.PID)
+	if err != nil {
+		return err
+	}
+	if err := open(n); err != nil {
+		return err
+	}
+	after, err := resident(w.PID)
+	if err != nil {
+		return err
+	}
+	r.Seconds, r.Trips, r.KiB = d.Seconds(), n, (after-before)/float64(n)
+	for _, c := range w.kept {
+		c.Close()
+	}
+	return nil
 }
 
 const tripBytes = 64

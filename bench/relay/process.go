@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,6 +59,20 @@ func processorTime(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("processor time of the server: %w", err)
 	}
 	return time.Duration(ts.Nano()), nil
+}
+
+// resident is a process's memory in KiB, without files that are only mapped.
+func resident(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "RssAnon:" {
+			return strconv.ParseFloat(f[1], 64)
+		}
+	}
+	return 0, errors.New("the process has no RssAnon")
 }
 
 // build makes the binary under test.

@@ -93,6 +93,15 @@ func report(o options, found outcomes, took time.Duration) string {
 			continue
 		}
 		say("\n## %s\n", w.title)
+		if w.name == "idle" {
+			say("| | the server's memory, KiB a pair |\n|---|---|")
+			for _, p := range peers {
+				if median, least, most := found.median(w.name, p, func(r result) float64 { return r.KiB }); median > 0 {
+					say("| %s | %.1f (%.1f–%.1f) |", titles[p], median, least, most)
+				}
+			}
+			continue
+		}
 		if strings.HasPrefix(w.name, "stream") {
 			say("| | GB/s | server's CPU s/GB | load's processor |\n|---|---|---|---|")
 		} else {
