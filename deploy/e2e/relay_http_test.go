@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -304,4 +305,67 @@ func TestRelaySOAP(t *testing.T) {
 		t.Fatalf("the service said %q", line)
 	}
 	node(t, g.CA, "soap-client.mjs", g.HTTPS+"/soap/orders", g.KeyName, g.KeyFile)
+}
+
+// Server-sent events of a local service come through the relay as they are written, to
+// curl over HTTP/1.1 and HTTP/2; when curl goes away the service hears of it.
+func TestRelayServerSentEvents(t *testing.T) {
+	g := start(t)
+	write := make(chan string)
+	gone := make(chan struct{}, 2)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/events" {
+			http.NotFound(w, q)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		control := http.NewResponseController(w)
+		control.Flush()
+		for {
+			select {
+			case line := <-write:
+				fmt.Fprintf(w, "data: %s\n\n", line)
+				control.Flush()
+			case <-q.Context().Done():
+				gone <- struct{}{}
+				return
+			}
+		}
+	}))
+	t.Cleanup(service.Close)
+	client(t, outrelay, "listen", "sse", "--to", service.URL, "--gateway", g.HTTP)
+	c := httpClient(t)
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // until it listens
+		r, b := ask(t, c, "GET", g.HTTP+"/sse/", nil)
+		if r.StatusCode == 404 && !strings.Contains(string(b), "EndpointNotFound") {
+			break // the service's own
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("outrelay listen does not listen: %s %s", r.Status, b)
+		}
+	}
+	for _, version := range []string{"--http1.1", "--http2"} {
+		curl := client(t, "curl", "--silent", "--no-buffer", version, "--cacert", g.CA, g.HTTPS+"/sse/events")
+		for _, event := range []string{"one", "two", "three"} {
+			select {
+			case write <- event:
+			case <-time.After(patience):
+				t.Fatal("the service was not asked")
+			}
+			if line := curl.line(t); line != "data: "+event {
+				t.Errorf("%s: curl printed %q before the next event was written, want %q", version, line, event)
+			}
+			if line := curl.line(t); line != "" {
+				t.Errorf("%s: then %q", version, line)
+			}
+		}
+		if err := curl.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-gone:
+		case <-time.After(patience):
+			t.Errorf("%s: the service does not hear that curl has gone", version)
+		}
+	}
 }

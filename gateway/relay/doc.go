@@ -5,7 +5,8 @@
 // A listener's standing WebSocket is its control channel ([Relay.listen]). A sender
 // that arrives is offered to one of the listeners, which dials back to an address that
 // is good once ([meeting]). Then two raw connections are joined frame by frame
-// ([splice]), or an HTTP request is carried over ([Relay.request]).
+// ([splice]), or an HTTP request is carried over ([visit.request]). A listener that
+// dials another gateway than the sender's is carried there ([tunnel]).
 //
 // # Promises
 //

@@ -89,6 +89,7 @@ func FuzzNote(f *testing.F) {
 	for _, n := range []note{
 		{op: noteLost, token: token}, {op: noteDone, listener: 7, id: "x"}, {op: noteGone, listener: 1 << 63, id: ""},
 		{op: noteAnswer, token: token, flags: pieceFirst | pieceLast, data: []byte("{}")}, {op: noteAnswer, token: token, number: 1 << 40, data: []byte{}},
+		{op: noteTunnel, listener: 7, flags: tunnelData, number: 3, data: []byte("x")},
 	} {
 		f.Add(n.append(nil))
 	}

@@ -55,13 +55,6 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// A handshake is a WebSocket handshake that has been checked.
-type handshake struct {
-	key        string
-	protocol   string // Sec-WebSocket-Protocol as it came
-	extensions string // Sec-WebSocket-Extensions as it came
-}
-
 // isUpgrade says whether a request wants to become a WebSocket.
 func isUpgrade(r *http.Request) bool {
 	return hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
