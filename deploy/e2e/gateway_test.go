@@ -37,6 +37,7 @@ type gateway struct {
 	config string   // a config file; "" for --dev
 	dev    bool     // --dev with a config
 	plain  bool     // without HTTPS
+	bare   string   // the command built without the race detector, where that matters
 	data   string
 	cmd    *exec.Cmd
 	output *buffer
@@ -85,7 +86,11 @@ func (g *gateway) run(t *testing.T) {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
 	g.output, g.PID = new(buffer), 0
-	args := append(slices.Clone(g.under), outrelay, "serve", "--http", hostport(t, g.HTTP), "--admin", hostport(t, g.Admin),
+	program := outrelay
+	if g.bare != "" {
+		program = g.bare
+	}
+	args := append(slices.Clone(g.under), program, "serve", "--http", hostport(t, g.HTTP), "--admin", hostport(t, g.Admin),
 		"--data", g.data, "--ready-file", ready)
 	if g.config == "" || g.dev {
 		args = append(args, "--dev")

@@ -38,6 +38,15 @@ func (b built) Run() int {
 	return b.m.Run()
 }
 
+// bare is the path of the command built without the race detector, for what takes many
+// connections.
+func bare(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "outrelay")
+	output(t, root, "", "go", "build", "-o", path, "./cmd/outrelay")
+	return path
+}
+
 func TestMain(m *testing.M) {
 	asWorker() // where the process is one
 	goleak.VerifyTestMain(built{m})
