@@ -22,6 +22,7 @@ import (
 	"github.com/outrelay/outrelay/cmd/outrelay/internal/datafolder"
 	"github.com/outrelay/outrelay/gateway"
 	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/gateway/acme"
 	"github.com/outrelay/outrelay/gateway/authority"
 	"github.com/outrelay/outrelay/gateway/relay"
 )
@@ -40,6 +41,7 @@ type instance struct {
 
 	started     *config.Config // the one that it was started with
 	certificate atomic.Pointer[tls.Certificate]
+	acme        *acme.Manager // nil where certificates come from elsewhere
 	ready       ready
 }
 
@@ -156,6 +158,8 @@ func (i *instance) tls(c *config.Config) (*tls.Config, error) {
 	switch {
 	case c.HTTPS == "":
 		return nil, nil
+	case c.TLS.ACME != nil:
+		return i.managed(c)
 	case c.Certificate == nil:
 		local, err := authority.Open(filepath.Join(c.Data, "authority"))
 		if err != nil {
@@ -171,6 +175,27 @@ func (i *instance) tls(c *config.Config) (*tls.Config, error) {
 	}, nil
 }
 
+// managed gets certificates from an authority.
+func (i *instance) managed(c *config.Config) (*tls.Config, error) {
+	host, port, err := net.SplitHostPort(c.HTTPS)
+	if err != nil {
+		return nil, err
+	}
+	number, err := net.LookupPort("tcp", port)
+	if err != nil {
+		return nil, err
+	}
+	a := c.TLS.ACME
+	i.acme, err = acme.New(acme.Config{
+		Hosts: a.Hosts, Email: a.Email, CA: a.CA, Roots: a.Pool(), Folder: filepath.Join(c.Data, "acme"),
+		Address: host, Port: number, Logger: i.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return i.acme.TLS(), nil
+}
+
 // hooks are what a caller of run is told and tells. Only serving is needed.
 type hooks struct {
 	serving  func(ready) error     // it serves; an error stops all
@@ -180,10 +205,15 @@ type hooks struct {
 
 // run serves until ctx ends, then drains.
 func (i *instance) run(ctx context.Context, h hooks) error {
-	return runMembers(ctx,
-		member{"broker", i.broker.Run, i.broker.Ready()},
-		member{"access", i.policy.Run, nil},
-		member{"gateway", i.edge.Run, nil},
+	members := []member{
+		{"broker", i.broker.Run, i.broker.Ready()},
+		{"access", i.policy.Run, nil},
+		{"gateway", i.edge.Run, nil},
+	}
+	if i.acme != nil {
+		members = append(members, member{"certificates", i.acme.Run, nil})
+	}
+	return runMembers(ctx, append(members,
 		member{"serve", func(ctx context.Context) error {
 			if err := h.serving(i.ready); err != nil {
 				return err
@@ -200,7 +230,7 @@ func (i *instance) run(ctx context.Context, h hooks) error {
 				}
 			}
 		}, nil},
-	)
+	)...)
 }
 
 // reloadTimeout is how long the logs may take to follow a reload.

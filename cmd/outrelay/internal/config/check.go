@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -100,8 +101,10 @@ func (l *loader) checkTLS() {
 			l.Notices = append(l.Notices, "tls is off: there is no https, only http")
 		}
 		l.HTTPS = ""
+	case t.ACME != nil && (t.Cert != "" || t.Key != ""):
+		l.fault("tls.acme", "there are a certificate of your own and one to be got; write either cert and key, or acme")
 	case t.ACME != nil:
-		l.fault("tls.acme", "this version gets no certificates by itself; write tls: {cert: FILE, key: FILE}")
+		l.checkACME()
 	case t.Cert != "" && t.Key == "":
 		l.fault("tls.key", "there is cert without key; write key: FILE")
 	case t.Cert == "" && t.Key != "":
@@ -110,6 +113,40 @@ func (l *loader) checkTLS() {
 		l.readCertificate()
 	case !l.Dev:
 		l.fault("tls", "there is no certificate; write tls: {cert: FILE, key: FILE} with one for your host name, or tls: off for use behind a proxy that ends TLS. To try outrelay on this machine alone: outrelay serve --dev")
+	}
+}
+
+func (l *loader) checkACME() {
+	a := l.TLS.ACME
+	if l.Dev {
+		l.fault("tls.acme", "--dev is on loopback, where no authority comes; leave tls out")
+		return
+	}
+	if l.HTTPS == "" {
+		l.fault("tls.acme", "there is no https address for the authority to come to; write https: \":443\"")
+	}
+	if len(a.Hosts) == 0 {
+		l.fault("tls.acme.hosts", "there is no name to get a certificate for; write hosts: [relay.example.com]")
+	}
+	for i, host := range a.Hosts {
+		if u, err := url.Parse("https://" + host); err != nil || u.Host != host || u.Port() != "" || !strings.Contains(host, ".") || strings.Contains(host, "*") {
+			l.fault(fmt.Sprintf("tls.acme.hosts[%d]", i), "%q is no public host name; write one such as relay.example.com", host)
+		}
+	}
+	if u, err := url.Parse(a.CA); a.CA != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		l.fault("tls.acme.ca", "%q is no address of an authority's directory; write one such as https://ca.example.com/directory", a.CA)
+	}
+	if a.Roots == "" {
+		return
+	}
+	pem, err := os.ReadFile(a.Roots)
+	if err != nil {
+		l.fault("tls.acme.roots", "%s: %s", a.Roots, fileFault(err))
+		return
+	}
+	a.roots = x509.NewCertPool()
+	if !a.roots.AppendCertsFromPEM(pem) {
+		l.fault("tls.acme.roots", "%s holds no certificate in PEM; write the file that does", a.Roots)
 	}
 }
 

@@ -14,6 +14,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"iter"
 	"maps"
 	"slices"
@@ -56,14 +57,21 @@ type TLS struct {
 	Off  bool
 	Cert string `key:"cert" doc:"File with the certificate and those of its issuers, in PEM." reload:"true" file:"true"`
 	Key  string `key:"key" doc:"File with the certificate's key, in PEM." reload:"true" file:"true"`
-	ACME *ACME  `key:"acme" doc:"Not in this version."`
+	ACME *ACME  `key:"acme" doc:"Get certificates from an authority, over the https port: {hosts: [NAME]}."`
 }
 
-// ACME would get certificates from a public authority.
+// ACME gets certificates from an authority.
 type ACME struct {
+	Hosts []string `key:"hosts" doc:"Names to get certificates for." required:"true"`
 	Email string   `key:"email" doc:"Whom the authority writes to."`
-	Hosts []string `key:"hosts" doc:"Names to get certificates for."`
+	CA    string   `key:"ca" doc:"Address of the authority's directory; left out, Let's Encrypt's."`
+	Roots string   `key:"roots" doc:"File with the certificates, in PEM, that an authority of one's own is known by." file:"true"`
+
+	roots *x509.CertPool
 }
+
+// Pool is what Roots holds; nil trusts what the system trusts.
+func (a *ACME) Pool() *x509.CertPool { return a.roots }
 
 // Log is the promise of the log.
 type Log struct {

@@ -74,7 +74,12 @@ func TestMistakes(t *testing.T) {
 		{"key of another certificate", "!tls:\n  cert: tls.crt\n  key: next.pem # here", "tls.key", "not the key of the certificate"},
 		{"certificate for a key", "!tls:\n  cert: tls.crt\n  key: next.crt # here", "tls.key", "no private key"},
 		{"key without PEM", "!tls:\n  cert: tls.crt\n  key: good.key # here", "tls.key", "no private key"},
-		{"certificates by ACME", "!tls:\n  acme: {email: a@b.example, hosts: [b.example]} # here", "tls.acme", "write tls: {cert: FILE, key: FILE}"},
+		{"ACME without a name", "!tls:\n  acme: {email: a@b.example} # here", "tls.acme.hosts", "hosts is missing; write it: Names to get certificates for"},
+		{"ACME for no name", "!tls:\n  acme:\n    hosts: [] # here", "tls.acme.hosts", "hosts: [relay.example.com]"},
+		{"ACME for a pattern", "!tls:\n  acme:\n    hosts: [\"*.b.example\"] # here", "tls.acme.hosts[0]", "such as relay.example.com"},
+		{"ACME beside a certificate", "!tls:\n  cert: tls.crt\n  key: tls.pem\n  acme: {hosts: [b.example]} # here", "tls.acme", "either cert and key, or acme"},
+		{"ACME of no authority", "!tls:\n  acme:\n    hosts: [b.example]\n    ca: ca.example # here", "tls.acme.ca", "https://ca.example.com/directory"},
+		{"ACME with roots that are not there", "!tls:\n  acme:\n    hosts: [b.example]\n    roots: none # here", "tls.acme.roots", "no such file"},
 
 		// The log and NATS.
 		{"other storage", "log: {storage: disk} # here", "log.storage", "write file or memory"},

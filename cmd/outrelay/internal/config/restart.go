@@ -16,7 +16,7 @@ func (c *Config) Restart(next *Config) []string {
 		}
 	}
 	compare("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem())
-	if (c.Certificate == nil) != (next.Certificate == nil) {
+	if (c.Certificate == nil) != (next.Certificate == nil) || !reflect.DeepEqual(c.TLS.ACME, next.TLS.ACME) {
 		keys = append(keys, "tls")
 	}
 	for name, ns := range c.Namespaces {
