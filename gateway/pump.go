@@ -181,6 +181,7 @@ func (p *pump) serve(g *broker.Group) {
 			k := a.Token.(*parked)
 			k.group, k.member, k.here = g, a.Member, true
 			pt.fresh = append(pt.fresh, k)
+			p.parties[g] = pt // release forgets a party of which all have left
 		}
 		if t.Lost {
 			for _, k := range slices.Concat(pt.level, pt.fresh) {
