@@ -76,6 +76,7 @@ func (s *session) write() ending {
 // gather takes what waits to be written, answers first, then a chunk of each source
 // in turn until there is enough for one write.
 func (s *session) gather(out *frame.Chunk) (end *ending, drainAt time.Time, retry time.Duration) {
+	s.releaseAll() // of answers that nobody was left to read
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*out, s.answers = s.answers, *out
@@ -108,15 +109,22 @@ func (s *session) send(out *frame.Chunk) error {
 	} else {
 		err = s.socket.Flush()
 	}
-	for i, release := range s.releasing {
-		release()
-		s.releasing[i] = nil
-	}
+	s.releaseAll()
 	if cap(out.Bytes) > 4*joined {
 		*out = frame.Chunk{}
 	}
 	out.Reset()
 	return err
+}
+
+// releaseAll gives back the memory of the requests whose answers were gathered, written
+// or not.
+func (s *session) releaseAll() {
+	for i, release := range s.releasing {
+		release()
+		s.releasing[i] = nil
+	}
+	s.releasing = s.releasing[:0]
 }
 
 // wind takes no more requests, ends the sources, and waits until all that was asked
@@ -156,6 +164,7 @@ func (s *session) wind(connected bool) {
 			out.Reset()
 		}
 	}
+	s.releaseAll()
 	for _, l := range s.lines { // nobody else is left
 		if l.source != nil {
 			l.source.stop()

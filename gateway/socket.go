@@ -51,30 +51,32 @@ func (c *call) upgrade(protocol string, longest int64) (*socket, error) {
 }
 
 // read returns the next text message. release, which the caller owes, gives its
-// memory back. The ending is for the flow, nil for a message.
+// memory back. The ending is for the flow, nil for a message; with one nothing is owed.
 func (s *socket) read() (message []byte, release func(), end *ending) {
-	release = func() {}
 	kind, r, err := s.Read(context.Background())
 	if err != nil {
-		return nil, release, s.judge(err)
+		return nil, nil, s.judge(err)
 	}
 	s.Sign()
 	if kind != websocket.MessageText {
-		return nil, release, &ending{schemas.CloseFrameKind, "only text messages are taken"}
+		return nil, nil, &ending{schemas.CloseFrameKind, "only text messages are taken"}
 	}
 	s.Expect(time.Now().Add(s.message))
 	message, release, err = s.bodies.readAll(r)
 	s.Expect(time.Time{})
 	s.Sign()
 	switch {
+	case err == nil && utf8.Valid(message):
+		return message, release, nil
+	case err == nil:
+		end = &ending{schemas.CloseNotUTF8, "a text message was not UTF-8"}
 	case errors.Is(err, errBudget):
-		return nil, release, &ending{schemas.CloseQuota, "the gateway has its hands full with messages"}
-	case err != nil:
-		return nil, release, s.judge(err)
-	case !utf8.Valid(message):
-		return nil, release, &ending{schemas.CloseNotUTF8, "a text message was not UTF-8"}
+		end = &ending{schemas.CloseQuota, "the gateway has its hands full with messages"}
+	default:
+		end = s.judge(err)
 	}
-	return message, release, nil
+	release()
+	return nil, nil, end
 }
 
 // judge says what an error of the reading means for the stream.
