@@ -97,7 +97,7 @@ func newFeed(b *Broker, ns *namespace, at place) (*feed, error) {
 	}
 	var err error
 	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", func(m *nats.Msg) {
-		f.takeLive(subjectTopic(livePrefix, ns.name, m.Subject), m.Data)
+		f.takeLive(subjectTopic(livePrefix, ns.name, m.Subject), m.Data, nil)
 	})
 	if err != nil {
 		return nil, err
@@ -181,13 +181,13 @@ func (v *view) signal() {
 	}
 }
 
-// takeLive takes in an event that is not stored.
-func (f *feed) takeLive(topic schemas.Topic, json []byte) {
+// takeLive takes in an event that is not stored. parsed is the same event, or nil.
+func (f *feed) takeLive(topic schemas.Topic, json []byte, parsed *schemas.Event) {
 	f.take(&entry{
 		at:    time.Now(),
 		topic: topic,
 		json:  schemas.AppendDelivered(make([]byte, 0, len(json)+len(topic)+32), json, topic, nil),
-	}, json)
+	}, json, parsed)
 }
 
 // takeStored takes in an event of the log.
@@ -205,12 +205,13 @@ func (f *feed) takeStored(r record) {
 		at:       now,
 		topic:    subjectTopic(logPrefix, f.namespace.name, r.subject),
 		json:     f.namespace.log.delivered(f.log, r),
-	}, r.data)
+	}, r.data, nil)
 }
 
 // take puts an entry into the ring and the views it belongs to. stored is its event
-// without the broker's attributes, which filters don't see.
-func (f *feed) take(e *entry, stored []byte) {
+// without the broker's attributes, which filters don't see; event is the same, parsed,
+// or nil.
+func (f *feed) take(e *entry, stored []byte, event *schemas.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if e.stored() {
@@ -218,7 +219,6 @@ func (f *feed) take(e *entry, stored []byte) {
 	}
 	f.ring = append(f.ring, e)
 	f.bytes += e.size()
-	var event *schemas.Event
 	for _, v := range f.routes.find(e.topic) {
 		if v.filter != nil {
 			if event == nil {

@@ -87,7 +87,7 @@ func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.E
 			continue
 		}
 		if b.disk.embedded() { // nobody else can be listening
-			ns.takeLive(t, e.JSON())
+			ns.takeLive(t, e)
 		} else if err := b.conn.Publish(topicSubject(livePrefix, ns.name, t), e.JSON()); err != nil {
 			return Receipt{}, b.errStorage("publish live", err)
 		}
@@ -96,12 +96,12 @@ func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.E
 }
 
 // takeLive hands an event that is not stored to this gateway's subscribers.
-func (ns *namespace) takeLive(t schemas.Topic, json []byte) {
+func (ns *namespace) takeLive(t schemas.Topic, e *schemas.Event) {
 	ns.mu.Lock()
 	f := ns.feed
 	ns.mu.Unlock()
 	if f != nil {
-		f.takeLive(t, json)
+		f.takeLive(t, e.JSON(), e)
 	}
 }
 
@@ -111,6 +111,9 @@ type Publishing struct {
 	publication *publication // nil: receipt is the outcome
 	log         uint64
 }
+
+// Settled returns the receipt at once if nothing need be waited for.
+func (p *Publishing) Settled() (Receipt, bool) { return p.receipt, p.publication == nil }
 
 // begin queues events for the log.
 func (w *writer) begin(ctx context.Context, t schemas.Topic, events []*schemas.Event) (*Publishing, error) {

@@ -38,10 +38,13 @@ var firstReads = sync.Pool{New: func() any { b := make([]byte, 0, firstRead); re
 func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
 	charged := 0
 	pooled := firstReads.Get().(*[]byte)
-	release = sync.OnceFunc(func() { // a buffer must not be given back twice
-		b.give(charged)
-		firstReads.Put(pooled)
-	})
+	release = func() { // by one goroutine; a buffer must not be given back twice
+		if pooled != nil {
+			b.give(charged)
+			firstReads.Put(pooled)
+			pooled = nil
+		}
+	}
 	grow := func(to int) bool {
 		if !b.take(to - charged) {
 			return false

@@ -106,8 +106,16 @@ func gapMessage(quoted []byte, g *broker.Gap) []byte {
 	return append(strconv.AppendUint(b, *g.Missed, 10), '}')
 }
 
+// publishedRoom is about what an answer to a publish holds beside its op and id.
+func publishedRoom(r broker.Receipt) int {
+	if r.Stored {
+		return 120
+	}
+	return len(`,"accepted":000}`)
+}
+
 func publishedMessage(quoted []byte, r broker.Receipt) []byte {
-	b := append(begin(schemas.OpPublished, quoted, 120), `,"accepted":`...)
+	b := append(begin(schemas.OpPublished, quoted, publishedRoom(r)), `,"accepted":`...)
 	b = strconv.AppendInt(b, int64(r.Accepted), 10)
 	if r.Stored {
 		b = append(b, `,"cursor":"`...)

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"time"
 
 	"github.com/outrelay/outrelay/broker"
@@ -15,8 +14,7 @@ type outcome struct {
 	request    *request
 	publishing *broker.Publishing
 	began      time.Time
-	ctx        context.Context
-	cancel     context.CancelFunc
+	ctx        *deadline
 }
 
 // publishLocked puts a publish behind those before it. They are begun one after the
@@ -63,15 +61,20 @@ func (s *session) begin(r *request) {
 	}
 	s.gateway.metrics.received(s.namespace, events)
 	o := outcome{request: r, began: time.Now()}
-	o.ctx, o.cancel = context.WithTimeout(s.ctx, s.brokerTimeout())
+	o.ctx = newDeadline(s.ctx, s.brokerTimeout())
 	if o.publishing, err = s.gateway.config.Broker.Begin(o.ctx, s.namespace, r.topic, events); err != nil {
-		o.cancel()
+		o.ctx.cancel()
 		s.refuse(r, err)
 		s.advance(r.line)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if receipt, ok := o.publishing.Settled(); ok && !s.awaiting { // nothing before it waits either
+		o.ctx.cancel()
+		s.publishedLocked(&o, receipt)
+		return
+	}
 	s.outcomes = append(s.outcomes, o)
 	if !s.awaiting {
 		s.awaiting = true
@@ -110,21 +113,33 @@ func (s *session) awaitAll() {
 		s.outcomes = s.outcomes[1:]
 		s.mu.Unlock()
 		receipt, err := o.publishing.Wait(o.ctx)
-		o.cancel()
+		o.ctx.cancel()
 		if err != nil {
 			s.refuse(o.request, err)
-		} else {
-			s.gateway.metrics.published(s.namespace, time.Since(o.began), len(receipt.Duplicates))
-			s.reply(o.request, publishedMessage(o.request.line.quoted, receipt))
+			s.advance(o.request.line)
+			continue
 		}
-		s.advance(o.request.line)
+		s.mu.Lock()
+		s.publishedLocked(&o, receipt)
+		s.mu.Unlock()
 	}
+}
+
+// publishedLocked answers a publish that was taken. mu is held.
+func (s *session) publishedLocked(o *outcome, receipt broker.Receipt) {
+	s.gateway.metrics.published(s.namespace, time.Since(o.began), len(receipt.Duplicates))
+	s.replyLocked(o.request, publishedMessage(o.request.line.quoted, receipt))
+	s.advanceLocked(o.request.line)
 }
 
 // advance goes on with what was asked on the id of a publish since.
 func (s *session) advance(l *line) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.advanceLocked(l)
+}
+
+func (s *session) advanceLocked(l *line) {
 	l.busy = false
 	if len(l.waiting) > 0 {
 		s.startLocked(l)

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"encoding/base64"
 	"net/http"
 	"strings"
@@ -169,8 +168,8 @@ func (s *stream) publish(message []byte) error {
 		return err
 	}
 	g.metrics.received(namespace, events)
-	ctx, cancel := context.WithTimeout(g.ctx, g.config.Limits.BrokerTimeout)
-	defer cancel()
+	ctx := newDeadline(g.ctx, g.config.Limits.BrokerTimeout)
+	defer ctx.cancel()
 	began := time.Now()
 	receipt, err := g.config.Broker.Publish(ctx, namespace, s.topic, events)
 	if err == nil {
