@@ -65,14 +65,28 @@ func measureAll(o options) error {
 	}
 	if o.out == "" {
 		fmt.Print(report(all))
+		return errors.Join(faults...)
 	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, publish(o.out))...)
+}
+
+// shown is the command as the results have it: without paths, which are of one machine.
+func shown(args []string) string {
+	text := "go run ."
+	for i := 0; i < len(args); i++ {
+		if args[i] == "-outrelay" || args[i] == "-out" {
+			i++
+			continue
+		}
+		text += " " + args[i]
+	}
+	return text
 }
 
 // measureRounds measures a workload.
 func measureRounds(w workload, o options, folder string) *measurement {
 	m := &measurement{workload: w, results: make([][]result, len(w.runs))}
-	m.record = record{When: time.Now().UTC(), Commit: commit(), Command: strings.TrimSpace("go run . " + strings.Join(o.args, " "))}
+	m.record = record{When: time.Now().UTC(), Commit: commit(), Command: shown(o.args)}
 	fault := func(err error) {
 		fmt.Fprintln(os.Stderr, err)
 		m.record.Faults = append(m.record.Faults, err.Error())
