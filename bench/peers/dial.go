@@ -51,13 +51,17 @@ func dial(address, source string, receive int, o opening) (fd int, rest []byte, 
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
 		return 0, nil, fmt.Errorf("connect: %w", err)
 	}
-	if _, err := unix.Write(fd, o.handshake()); err != nil {
+	write := func(b []byte) error {
+		return uninterrupted(func() error { _, err := unix.Write(fd, b); return err })
+	}
+	if err := write(o.handshake()); err != nil {
 		return 0, nil, err
 	}
 	var got []byte
 	buf := make([]byte, 4096)
 	more := func() error {
-		n, err := unix.Read(fd, buf)
+		n := 0
+		err := uninterrupted(func() (err error) { n, err = unix.Read(fd, buf); return err })
 		if err == nil && n == 0 {
 			err = unix.ECONNRESET
 		}
@@ -77,7 +81,7 @@ func dial(address, source string, receive int, o opening) (fd int, rest []byte, 
 		return 0, nil, fmt.Errorf("handshake: %q", got)
 	}
 	for _, m := range o.messages {
-		if _, err := unix.Write(fd, m); err != nil {
+		if err := write(m); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -97,4 +101,14 @@ func dial(address, source string, receive int, o opening) (fd int, rest []byte, 
 		}
 	}
 	return fd, bytes.Clone(rest), unix.SetNonblock(fd, true)
+}
+
+// uninterrupted calls until no signal of Go's scheduler came between: on a socket with
+// a receive timeout the kernel does not go on by itself.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
 }
