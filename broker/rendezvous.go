@@ -103,6 +103,10 @@ func (r *Rendezvous) Run(ctx context.Context) error {
 		for {
 			select {
 			case m := <-r.told:
+				if m.Reply != "" {
+					m.Respond(nil) //nolint:errcheck // it was asked whether it is there
+					continue
+				}
 				r.hear(m.Data)
 			case <-ctx.Done():
 				return
@@ -311,6 +315,23 @@ func (r *Rendezvous) Tell(gateway string, data []byte) error {
 		return errDraining()
 	}
 }
+
+// There says whether another gateway of this broker has this name.
+func (r *Rendezvous) There(ctx context.Context, gateway string) bool {
+	if r.broker.peers.alone() || !gatewayName(gateway) {
+		return false
+	}
+	select {
+	case <-r.ready:
+		_, err := r.request(ctx, relayGateway+gateway, nil)
+		return err == nil
+	default:
+		return false
+	}
+}
+
+// Alone says that there can be no other gateway: nobody else reaches an embedded NATS.
+func (r *Rendezvous) Alone() bool { return r.broker.peers.alone() }
 
 // gatewayName says whether s can be one.
 func gatewayName(s string) bool {

@@ -104,7 +104,15 @@ func (t *tunnel) tell(op byte, number uint64, data []byte) {
 
 // acceptElsewhere answers a listener whose sender waits at another gateway.
 func (v *visit) acceptElsewhere(kind byte, names []string, token string, declined *refusal) error {
-	t := v.relay.newTunnel(token[:tokenGateway], random())
+	gateway := token[:tokenGateway]
+	if !v.relay.rendezvous.There(v.r.Context(), gateway) {
+		// Where there are several, it may have been one's that is gone.
+		if kind == kindRequest && !v.relay.rendezvous.Alone() {
+			return v.turnAway()
+		}
+		return errStaleAddress()
+	}
+	t := v.relay.newTunnel(gateway, random())
 	o := tunnelOffer{
 		Gateway: v.relay.rendezvous.Gateway(), Token: token, Kind: kind, Namespace: v.namespace, Names: names,
 		Protocol: strings.Join(v.r.Header.Values("Sec-WebSocket-Protocol"), ", "), Extensions: v.r.Header.Values("Sec-WebSocket-Extensions"),
