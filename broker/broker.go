@@ -175,6 +175,8 @@ func (b *Broker) Run(ctx context.Context) error {
 	for _, l := range b.lines {
 		b.start(l.run)
 	}
+	b.checkEnds()
+	b.start(b.noteEnds)
 	b.start(b.disk.run)
 	b.start(b.lapses.run)
 	b.start(b.claims.run)
