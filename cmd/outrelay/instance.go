@@ -87,6 +87,9 @@ func (i *instance) build(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	if secure != nil && c.TakesCertificates() {
+		secure.ClientAuth = tls.RequestClientCert // each namespace checks them by its own authorities
+	}
 	registry := prometheus.NewRegistry()
 	observer, err := gateway.ObserveLog(registry)
 	if err != nil {

@@ -99,7 +99,7 @@ func (p *Policy) Authorize(namespace string, r *http.Request, asks ...Ask) (*Gra
 	if problem != nil {
 		return nil, problem
 	}
-	g, problem := p.grant(r.Context(), namespace, c)
+	g, problem := p.grantTo(namespace, r, c)
 	if problem != nil {
 		return nil, problem
 	}
@@ -109,13 +109,25 @@ func (p *Policy) Authorize(namespace string, r *http.Request, asks ...Ask) (*Gra
 	return g, nil
 }
 
+// grantTo checks the request's credential, or where it carries none the certificate
+// that its client showed: a token stands for itself, whoever brings it.
+func (p *Policy) grantTo(namespace string, r *http.Request, c credential) (*Grant, *schemas.Problem) {
+	if c.source == Nowhere {
+		n := p.namespace(namespace)
+		if chain := n.certificates(r); chain != nil {
+			return n.checkCertificate(chain)
+		}
+	}
+	return p.grant(r.Context(), namespace, c)
+}
+
 // AuthorizeRelayed is [Policy.Authorize] for a relayed address, where access_token,
 // and an Authorization that was not used to get in, belong to the application.
 //
 // sb-hc-token and ServiceBusAuthorization are always taken for us, in Azure's order:
 // the header first for a WebSocket, else the parameter first. Only if there is
 // neither, and the namespace's visitors may not do all that is asked, the
-// subprotocol and then Authorization are looked at; [Grant.Source] tells the caller
+// client's certificate, the subprotocol and then Authorization are looked at; [Grant.Source] tells the caller
 // what to keep from the application. Two different credentials are no problem here.
 func (p *Policy) AuthorizeRelayed(namespace string, r *http.Request, asks ...Ask) (*Grant, error) {
 	c := findRelayed(r)
@@ -124,9 +136,11 @@ func (p *Policy) AuthorizeRelayed(namespace string, r *http.Request, asks ...Ask
 		if visitor.allowsAll(asks) == nil {
 			return visitor, nil
 		}
-		c = findApplication(r)
+		if p.namespace(namespace).certificates(r) == nil {
+			c = findApplication(r)
+		}
 	}
-	g, problem := p.grant(r.Context(), namespace, c)
+	g, problem := p.grantTo(namespace, r, c)
 	if problem != nil {
 		return nil, problem
 	}

@@ -32,6 +32,8 @@ type Namespace struct {
 	Keys []Key
 	// JWT are the issuers whose tokens are taken.
 	JWT []Issuer
+	// ClientCertificates are what a TLS client may show in place of a token.
+	ClientCertificates ClientCertificates
 	// Anonymous is what a visitor without a token may do.
 	Anonymous Anonymous
 	// Origins are the origins of web pages that may connect, as scheme://host[:port],
@@ -111,6 +113,7 @@ type namespace struct {
 	hosts     []string          // folded
 	keys      map[string][]*key // by folded name, those with the longest path first
 	issuers   map[string]*issuer
+	holders   *holders // of client certificates
 	anonymous rights
 	visitor   *Grant          // of all without a token: anonymous
 	origins   map[string]bool // normalised
@@ -137,6 +140,7 @@ func newNamespace(name string, c Namespace, sources sourceSet, f *faults) *names
 	for i, issuer := range c.JWT {
 		n.addIssuer(issuer, fmt.Sprintf("%s.jwt[%d]", path, i), sources, f)
 	}
+	n.holders = newHolders(c.ClientCertificates, path+".clientcertificates", f)
 	if n.anonymous = c.Anonymous.rights(path+".anonymous", f); c.Dev {
 		n.anonymous = everything()
 	}

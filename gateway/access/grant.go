@@ -21,6 +21,7 @@ const (
 	AccessToken                    // the query parameter access_token
 	Subprotocol                    // a WebSocket subprotocol outrelay.bearer.TOKEN
 	Text                           // no request: [Policy.Renew], [Policy.Check]
+	Certificate                    // a TLS client's certificate
 )
 
 // InURL says whether the token was in the address, so that the answer needs

@@ -34,6 +34,7 @@ func (l *loader) check() {
 			l.fault("namespaces."+name, "%s", detail(err))
 		}
 		l.readSecrets(at, ns)
+		l.checkClientCertificates(at, ns)
 		l.checkTopics(at, ns)
 		l.checkRelay(at, ns)
 	}
@@ -136,18 +137,35 @@ func (l *loader) checkACME() {
 	if u, err := url.Parse(a.CA); a.CA != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
 		l.fault("tls.acme.ca", "%q is no address of an authority's directory; write one such as https://ca.example.com/directory", a.CA)
 	}
-	if a.Roots == "" {
-		return
+	a.roots = l.readPool("tls.acme.roots", a.Roots)
+}
+
+func (l *loader) checkClientCertificates(at string, ns *Namespace) {
+	c := &ns.ClientCertificates
+	c.pool = l.readPool(at+"clientcertificates.ca", c.CA)
+	switch {
+	case c.CA == "" && len(c.Rights) > 0:
+		l.fault(at+"clientcertificates.ca", "there are rights for certificates of no authority; write ca: FILE")
+	case c.CA != "" && l.TLS.Off:
+		l.fault(at+"clientcertificates.ca", "with tls: off no client can show a certificate here; remove clientcertificates, or let outrelay serve https")
 	}
-	pem, err := os.ReadFile(a.Roots)
+}
+
+// readPool reads a file of certificates; nil if there is none.
+func (l *loader) readPool(path, file string) *x509.CertPool {
+	if file == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(file)
 	if err != nil {
-		l.fault("tls.acme.roots", "%s: %s", a.Roots, fileFault(err))
-		return
+		l.fault(path, "%s: %s", file, fileFault(err))
+		return nil
 	}
-	a.roots = x509.NewCertPool()
-	if !a.roots.AppendCertsFromPEM(pem) {
-		l.fault("tls.acme.roots", "%s holds no certificate in PEM; write the file that does", a.Roots)
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		l.fault(path, "%s holds no certificate in PEM; write the file that does", file)
 	}
+	return pool
 }
 
 func (l *loader) readCertificate() {

@@ -88,14 +88,15 @@ type NATS struct {
 
 // A Namespace is a tenant: its names, its keys and its rules.
 type Namespace struct {
-	Hosts     []string    `key:"hosts" doc:"Host names that clients use; a request to any other gets 421. When no namespace has any, those of the certificate and of loopback are default's." reload:"true"`
-	Keys      []Key       `key:"keys" doc:"Shared keys, from which their holders make tokens." reload:"true"`
-	JWT       []Issuer    `key:"jwt" doc:"Issuers whose JSON Web Tokens are taken." reload:"true"`
-	Anonymous Anonymous   `key:"anonymous" doc:"What a visitor without a token may do." reload:"true"`
-	Origins   []string    `key:"origins" doc:"Origins of web pages that may connect, such as https://app.example.com, or null." reload:"true"`
-	Topics    []TopicRule `key:"topics" doc:"How topics are kept; the first rule that matches wins, and what matches none is stored." reload:"true"`
-	Retention Retention   `key:"retention" doc:"How much is kept; the oldest goes first." reload:"true"`
-	Relay     []RelayRule `key:"relay" doc:"Rules for hybrid connections." reload:"true"`
+	Hosts              []string           `key:"hosts" doc:"Host names that clients use; a request to any other gets 421. When no namespace has any, those of the certificate and of loopback are default's." reload:"true"`
+	Keys               []Key              `key:"keys" doc:"Shared keys, from which their holders make tokens." reload:"true"`
+	JWT                []Issuer           `key:"jwt" doc:"Issuers whose JSON Web Tokens are taken." reload:"true"`
+	ClientCertificates ClientCertificates `key:"clientcertificates" doc:"Certificates that TLS clients may show in place of a token." reload:"true"`
+	Anonymous          Anonymous          `key:"anonymous" doc:"What a visitor without a token may do." reload:"true"`
+	Origins            []string           `key:"origins" doc:"Origins of web pages that may connect, such as https://app.example.com, or null." reload:"true"`
+	Topics             []TopicRule        `key:"topics" doc:"How topics are kept; the first rule that matches wins, and what matches none is stored." reload:"true"`
+	Retention          Retention          `key:"retention" doc:"How much is kept; the oldest goes first." reload:"true"`
+	Relay              []RelayRule        `key:"relay" doc:"Rules for hybrid connections." reload:"true"`
 }
 
 func (n *Namespace) setDefaults() {
@@ -122,6 +123,35 @@ type Issuer struct {
 	Audience   string   `key:"audience" doc:"What the claim aud must name." required:"true"`
 
 	secret access.Secret
+}
+
+// ClientCertificates are those of TLS clients that stand for rights.
+type ClientCertificates struct {
+	CA     string              `key:"ca" doc:"File with the certificates, in PEM, of the authorities whose certificates are taken; \"\" for none." file:"true"`
+	Rights []CertificateRights `key:"rights" doc:"What their holders may do."`
+
+	pool *x509.CertPool
+}
+
+// CertificateRights are those of certificates with a URI among their names.
+type CertificateRights struct {
+	URI           string   `key:"uri" doc:"A URI among the certificate's subject alternative names, such as spiffe://example.com/shop." required:"true"`
+	Publish       []string `key:"publish" doc:"Topic filters."`
+	Subscribe     []string `key:"subscribe" doc:"Topic filters."`
+	Subscriptions []string `key:"subscriptions" doc:"Names of durable subscriptions; \"*\" is any."`
+	Listen        []string `key:"listen" doc:"Names of hybrid connections, or patterns of them."`
+	Send          []string `key:"send" doc:"Names of hybrid connections, or patterns of them."`
+	Manage        bool     `key:"manage" doc:"true: manage the namespace."`
+}
+
+// TakesCertificates says whether a namespace takes certificates of clients.
+func (c *Config) TakesCertificates() bool {
+	for _, ns := range c.All() {
+		if ns.ClientCertificates.CA != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Anonymous rights: topic filters, and names of hybrid connections or patterns.

@@ -24,7 +24,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key", "orgins: [] # here", "orgins", "did you mean origins?"},
 		{"unknown key, other case", "limits:\n  max_streams: 3 # here", "limits.max_streams", "did you mean maxstreams?"},
 		{"unknown key in a list", "topics:\n  - {filter: a}\n  - {filtr: b} # here", "topics[1].filtr", "did you mean filter?"},
-		{"key of another place", "publish: [a] # here", "publish", "publish stands under anonymous"},
+		{"key of another place", "publish: [a] # here", "publish", "publish stands under clientcertificates.rights or anonymous"},
 		{"limit at the top", "maxstreams: 5 # here", "maxstreams", "maxstreams stands under limits"},
 		{"key of nowhere", "zzzzzzzz: 1 # here", "zzzzzzzz", "the nearest is "},
 		{"key twice", "origins: []\norigins: [] # here", "origins", "twice, first in line 4"},
@@ -80,6 +80,13 @@ func TestMistakes(t *testing.T) {
 		{"ACME beside a certificate", "!tls:\n  cert: tls.crt\n  key: tls.pem\n  acme: {hosts: [b.example]} # here", "tls.acme", "either cert and key, or acme"},
 		{"ACME of no authority", "!tls:\n  acme:\n    hosts: [b.example]\n    ca: ca.example # here", "tls.acme.ca", "https://ca.example.com/directory"},
 		{"ACME with roots that are not there", "!tls:\n  acme:\n    hosts: [b.example]\n    roots: none # here", "tls.acme.roots", "no such file"},
+
+		// Client certificates.
+		{"rights of no authority", "clientcertificates: {rights: [{uri: \"spiffe://a/b\"}]} # here", "clientcertificates.ca", "write ca: FILE"},
+		{"client certificates without TLS", "clientcertificates: {ca: tls.crt} # here", "clientcertificates.ca", "let outrelay serve https"},
+		{"authority not there", "!tls: {cert: tls.crt, key: tls.pem}\nclientcertificates:\n  ca: none.crt # here", "clientcertificates.ca", "no such file"},
+		{"authority without certificate", "!tls: {cert: tls.crt, key: tls.pem}\nclientcertificates:\n  ca: tls.pem # here", "clientcertificates.ca", "no certificate in PEM"},
+		{"certificate rights for a bad filter", "!tls: {cert: tls.crt, key: tls.pem}\nclientcertificates:\n  ca: tls.crt\n  rights:\n    - uri: spiffe://a/b # here\n      publish: [\"a/**/b\"]", "clientcertificates.rights[0]", "only the last may be"},
 
 		// The log and NATS.
 		{"other storage", "log: {storage: disk} # here", "log.storage", "write file or memory"},

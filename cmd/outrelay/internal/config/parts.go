@@ -48,6 +48,12 @@ func (c *Config) Access() access.Config {
 			}
 		}
 		n := access.Namespace{Hosts: hosts, Anonymous: access.Anonymous(ns.Anonymous), Origins: ns.Origins, Dev: c.Dev}
+		n.ClientCertificates.Authorities = ns.ClientCertificates.pool
+		for _, r := range ns.ClientCertificates.Rights {
+			n.ClientCertificates.Rights = append(n.ClientCertificates.Rights, access.CertificateRights{URI: r.URI, Rights: access.Rights{
+				Publish: r.Publish, Subscribe: r.Subscribe, Subscriptions: r.Subscriptions, Listen: r.Listen, Send: r.Send, Manage: r.Manage,
+			}})
+		}
 		for _, k := range ns.Keys {
 			n.Keys = append(n.Keys, access.Key{Name: k.Name, Primary: k.primary, Secondary: k.secondary, Rights: k.Rights, Path: k.Path})
 		}

@@ -19,6 +19,9 @@ func (c *Config) Restart(next *Config) []string {
 	if (c.Certificate == nil) != (next.Certificate == nil) || !reflect.DeepEqual(c.TLS.ACME, next.TLS.ACME) {
 		keys = append(keys, "tls")
 	}
+	if c.TakesCertificates() != next.TakesCertificates() {
+		keys = append(keys, "clientcertificates")
+	}
 	for name, ns := range c.Namespaces {
 		if other, ok := next.Namespaces[name]; ok {
 			compare("namespaces."+name, reflect.ValueOf(ns).Elem(), reflect.ValueOf(other).Elem())
