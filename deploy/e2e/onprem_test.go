@@ -182,6 +182,13 @@ func (s *site) checkDurable(t *testing.T) {
 	if !strings.Contains(answer, got.Deliveries[0].Delivery) {
 		t.Errorf("the ack was answered %s", answer)
 	}
+	// And with the command, over a session.
+	s.publish(t, s.cloud, "durable/two", "kept-too")
+	name, args := s.command(s.onprem, "subscribe", "--subscription", "office", "-n", "1")
+	var line struct{ Event struct{ ID string } }
+	if err := json.Unmarshal([]byte(output(t, "", "", name, args...)), &line); err != nil || line.Event.ID != "kept-too" {
+		t.Errorf("subscribe --subscription printed %+v, %v; want the event", line, err)
+	}
 }
 
 func (s *site) checkListen(t *testing.T) {
