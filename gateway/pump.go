@@ -242,7 +242,7 @@ func (p *pump) send(pt *party, t broker.Taking) {
 		}
 		events, size = events+n*len(pt.level), size+len(p.chunk.Bytes)*len(pt.level)
 		for i := 0; i < len(pt.fresh); {
-			if p.sendOwn(pt.fresh[i], d[:n]) {
+			if p.sendOwn(pt.fresh[i], p.marks[0], d[:n]) {
 				i++
 			}
 		}
@@ -288,11 +288,12 @@ func (p *pump) write(k *parked, c *frame.Chunk, marks []broker.Mark) bool {
 	return false
 }
 
-// sendOwn sends a fresh member what it has not had of some deliveries.
-func (p *pump) sendOwn(k *parked, deliveries []broker.Delivery) bool {
+// sendOwn sends a fresh member what it has not had of some deliveries, which begin
+// after a mark. The group's own is past them already.
+func (p *pump) sendOwn(k *parked, before broker.Mark, deliveries []broker.Delivery) bool {
 	p.own.Reset()
 	own := make([]broker.Mark, 0, len(deliveries)+1)
-	own = append(own, k.group.Mark())
+	own = append(own, before)
 	events := 0
 	for i := range deliveries {
 		d := &deliveries[i]

@@ -146,6 +146,41 @@ func TestStuckStreamsCatchUp(t *testing.T) {
 	reading.Wait()
 }
 
+// Streams that read nothing for a while, without falling behind the ring, get all the
+// rest when they read again: a socket that takes nothing of what a pump has in hand
+// loses none of it.
+func TestStreamsThatPauseGetTheRest(t *testing.T) {
+	w := start(t, nil)
+	const events, size = 250, 100_000 // within the ring, more than sockets hold
+	var clients []*rawSocket
+	for i := range 4 {
+		clients = append(clients, w.raw(t, i%2 == 1, "/topics/log", ""))
+	}
+	pad := strings.Repeat("x", size)
+	for i := range events {
+		e, err := schemas.ParseEvent([]byte(fmt.Sprintf(`{"specversion":"1.0","id":"%d","source":"/s","type":"t","data":%q}`, i, pad)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.broker.Publish(context.Background(), broker.DefaultNamespace, "log", []*schemas.Event{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var reading sync.WaitGroup
+	for i, c := range clients {
+		reading.Go(func() {
+			for next := range events {
+				_, payload, err := c.read()
+				if want := fmt.Sprintf(`"id":"%d"`, next); err != nil || !strings.Contains(payload[:min(len(payload), 100)], want) {
+					t.Errorf("client %d got %.60s (%v), want %s", i, payload, err, want)
+					return
+				}
+			}
+		})
+	}
+	reading.Wait()
+}
+
 // field finds a number in a notice, as text.
 func field(payload, name string) string {
 	if len(payload) > 1000 {
