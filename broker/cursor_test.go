@@ -148,15 +148,19 @@ func TestCursorOlderThanATopicsRetention(t *testing.T) {
 // events went for its size, also after a restart.
 func TestCursorBehindALogThatWasFull(t *testing.T) {
 	c := broker.Config{Dir: t.TempDir(), Log: broker.LogConfig{Flush: "1m"}, Namespaces: map[string]broker.NamespaceConfig{ns: {
-		Topics:    []broker.TopicRule{{Filter: "short/**", MaxAge: time.Second}},
+		Topics:    []broker.TopicRule{{Filter: "short/**", MaxAge: 3 * time.Second}}, // enough to fill the log before its first goes
 		Retention: broker.Retention{MaxBytes: schemas.MaxBatch},
 	}}}
 	b, stop := start(t, c)
 	first := publish(t, b, "long/one", "l-1")
 	publish(t, b, "long/one", "l-2")
 	padding := `"data":"` + strings.Repeat("x", 500_000) + `"`
+	var filling []*schemas.Event
 	for _, id := range ids("s", 1, 40) {
-		if _, err := b.Publish(limited(t), ns, "short/one", []*schemas.Event{event(t, id, padding)}); err != nil {
+		filling = append(filling, event(t, id, padding))
+	}
+	for batch := range slices.Chunk(filling, 10) {
+		if _, err := b.Publish(limited(t), ns, "short/one", batch); err != nil {
 			t.Fatal(err)
 		}
 	}
