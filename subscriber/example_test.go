@@ -128,3 +128,32 @@ func ExampleClient_Dial() {
 		log.Fatal(err)
 	}
 }
+
+// A worker takes the events of a durable subscription, eight at a time. An event is done
+// when the handler returns nil; one that can't be handled is a dead letter, and any other
+// error brings it again later, here or at another copy of the worker.
+func ExampleSubscription_Handle() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	client, err := subscriber.New(subscriber.Config{Gateway: "https://events.example.com"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	billing, err := client.OpenSubscription(ctx, "billing", subscriber.OpenOptions{
+		DurableOptions: subscriber.DurableOptions{Topic: "orders/**", From: "earliest", DeadLetter: "dead/billing"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer billing.Close()
+	err = billing.Handle(ctx, 8, func(ctx context.Context, d *subscriber.SubscriptionDelivery) error {
+		order, err := d.Event()
+		if err != nil {
+			return &subscriber.RejectError{Reason: "this is no order"}
+		}
+		log.Println(order.ID(), "attempt", d.Attempt)
+		return nil
+	})
+	log.Println(err)
+}

@@ -77,8 +77,12 @@ func TestReadme(t *testing.T) {
 		t.Errorf("the history page with limit=2 is %s", page)
 	}
 
-	if !strings.Contains(printed[6], "module github.com/outrelay/outrelay") {
-		t.Errorf("the relayed file is %q", printed[6])
+	if n := strings.Count(printed[6], `"attempt":1,`); n != 3 || !strings.Contains(printed[6], `"pending":2,"unsettled":0,`) {
+		t.Errorf("the durable subscription printed %d deliveries, want 3, with 2 pending and none unsettled: %s", n, printed[6])
+	}
+
+	if !strings.Contains(printed[7], "module github.com/outrelay/outrelay") {
+		t.Errorf("the relayed file is %q", printed[7])
 	}
 
 	t.Run("browser", func(t *testing.T) {
