@@ -146,6 +146,7 @@ func TestFailedWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := append(append([]string{"before"}, ids...), "after")
+	g.readable(t, "disk/**")
 	if d := difference(g.stored(t, "disk/**", "limit", "100"), want); d != "" || pid != g.PID {
 		t.Errorf("the log: %s", d)
 	}
@@ -160,6 +161,25 @@ func TestFailedWrite(t *testing.T) {
 	g.run(t)
 	if d := difference(g.stored(t, "disk/**", "limit", "100"), want); d != "" {
 		t.Errorf("after a kill, the log: %s", d)
+	}
+}
+
+// readable waits until the log can be read again, which may be a moment after it takes
+// publishes again.
+func (g *gateway) readable(t *testing.T, filter string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		resp, err := httpClient(t).Get(g.topics(filter))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return
+		}
+		if resp.StatusCode != http.StatusServiceUnavailable || time.Now().After(deadline) {
+			t.Fatalf("GET %s: %s", g.topics(filter), resp.Status)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/outrelay/outrelay/schemas"
 )
 
 // The rules that the crash test goes by catch a gateway that loses one event in 10,000,
@@ -99,6 +101,7 @@ type forger struct {
 	next   int // events until the bug strikes
 	left   int // of the present round of so many
 	count  int // how often it has
+	first  time.Time
 }
 
 func newForger(t *testing.T, random *rand.Rand, target, bug string, one int) *forger {
@@ -151,13 +154,17 @@ func (f *forger) strikes(bug string) bool {
 func (f *forger) struck() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.count++
+	if f.count++; f.count == 1 {
+		f.first = time.Now()
+	}
 }
 
+// planted says whether the bug has struck, so long ago that the end of the subscribers
+// can't be taken for its reason.
 func (f *forger) planted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.count > 0 || f.bug == "none"
+	return f.bug == "none" || f.count > 0 && time.Since(f.first) > stormTransit+time.Second
 }
 
 // answer answers a publish before it is sent on, some moments later.
@@ -231,7 +238,8 @@ func forward(ctx context.Context, to, from *websocket.Conn, change func([]byte) 
 // forged is one session through the forger.
 type forged struct {
 	*forger
-	held []byte // a delivery that passes after the next
+	held  []byte    // a delivery that passes after the next
+	stale time.Time // from when on the held one may come late for a reason of its own
 
 	mu   sync.Mutex
 	tags []string // to be acked with the next ack
@@ -245,6 +253,9 @@ func (p *forged) fromGateway(b []byte) [][]byte {
 	switch held := p.held; {
 	case held != nil:
 		p.held = nil
+		if time.Now().After(p.stale) {
+			return [][]byte{held, b}
+		}
 		p.struck()
 		return [][]byte{b, held}
 	case p.strikes("drop"):
@@ -253,8 +264,12 @@ func (p *forged) fromGateway(b []byte) [][]byte {
 		p.tags = append(p.tags, m.Delivery)
 		p.mu.Unlock()
 		return nil
-	case p.strikes("reorder"):
-		p.held = b
+	case m.Attempt == 1 && p.strikes("reorder"):
+		c, err := schemas.ParseCursor(m.Event.RelayCursor)
+		if err != nil {
+			return [][]byte{b}
+		}
+		p.held, p.stale = b, time.Unix(0, c.Accepted).Add(stormAckWait/2)
 		return nil
 	}
 	return [][]byte{b}
