@@ -24,7 +24,7 @@ func (s *Stream) run() error {
 		if s.now().Sub(began) >= settled {
 			s.attempts = 0
 		}
-		if s.final(err) {
+		if s.client.final(err, s.wasOpen, s.options.FailFast) {
 			return err
 		}
 		if s.State().Phase == Connected {
@@ -55,21 +55,22 @@ func (s *Stream) run() error {
 	}
 }
 
-// final says whether another try is in vain, or not wanted.
-func (s *Stream) final(err error) bool {
+// final says whether another try is in vain, or not wanted, for a stream or a
+// subscription that the gateway has opened once or not yet.
+func (c *Client) final(err error, wasOpen, failFast bool) bool {
 	var problem *schemas.Problem
-	var c *CloseError
-	if errors.As(err, &c) && c.final(s.client.config.Token != nil) {
+	var closed *CloseError
+	if errors.As(err, &closed) && closed.final(c.config.Token != nil) {
 		return true
 	}
 	_, ok := passing(err)
-	if s.wasOpen {
+	if wasOpen {
 		// A proxy may answer 404 while the gateway starts again behind it.
-		return !ok && errors.As(err, &problem) && !s.client.renewable(err)
+		return !ok && errors.As(err, &problem) && !c.renewable(err)
 	}
 	var status *StatusError
 	answered := errors.As(err, &problem) || errors.As(err, &status)
-	return !ok || misconfigured(err) || s.options.FailFast && !answered
+	return !ok || misconfigured(err) || failFast && !answered
 }
 
 // connect opens the stream and reads it until the connection ends. The time, if

@@ -3,7 +3,6 @@ package subscriber
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -35,7 +34,7 @@ func (s *Subscription) run() error {
 				attempts = 0
 			}
 		}
-		if s.final(err, wasOpen) {
+		if s.client.final(err, wasOpen, s.options.FailFast) {
 			return err
 		}
 		told, _ := passing(err)
@@ -68,22 +67,6 @@ func (s *Subscription) lost() {
 	s.mu.Lock()
 	s.pending = s.unanswered()
 	s.mu.Unlock()
-}
-
-// final says whether another try is in vain, or not wanted.
-func (s *Subscription) final(err error, wasOpen bool) bool {
-	var problem *schemas.Problem
-	var c *CloseError
-	if errors.As(err, &c) && c.final(s.client.config.Token != nil) {
-		return true
-	}
-	_, ok := passing(err)
-	if wasOpen {
-		return !ok && errors.As(err, &problem) && !s.client.renewable(err)
-	}
-	var status *StatusError
-	answered := errors.As(err, &problem) || errors.As(err, &status)
-	return !ok || misconfigured(err) || s.options.FailFast && !answered
 }
 
 // session opens one and takes what it brings until it ends. opened says that the

@@ -31,39 +31,31 @@ after its last attempt it goes to the dead-letter topic.`,
 	return cmd
 }
 
-// A clientCommand is a command that asks a gateway something once and prints objects.
-type clientCommand struct {
-	*clientFlags
-	cmd *cobra.Command
-	do  func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error
-}
-
-// newClientCommand gives cmd the client's flags and runs do with a client of them.
+// newClientCommand makes cmd one that asks a gateway something once and prints objects:
+// it gets the client's flags, and runs do with a client of them.
 func newClientCommand(cmd *cobra.Command, do func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error) *cobra.Command {
-	cc := &clientCommand{cmd: cmd, do: do, clientFlags: addClientFlags(cmd)}
-	cmd.RunE = cc.run
-	return cmd
-}
-
-func (cc *clientCommand) run(cmd *cobra.Command, args []string) error {
-	config, err := cc.config()
-	if err != nil {
-		return usageError{cmd.CommandPath(), err}
-	}
-	client, err := subscriber.New(config)
-	if err != nil {
-		return usageError{cmd.CommandPath(), err}
-	}
-	defer client.Close()
-	out := cmd.OutOrStdout()
-	p := &objectPrinter{out: out, text: !cc.json && isTerminal(out)}
-	if err := cc.do(cmd.Context(), client, args, p); err != nil {
-		if cmd.Context().Err() != nil {
-			return nil
+	common := addClientFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		config, err := common.config()
+		if err != nil {
+			return usageError{cmd.CommandPath(), err}
 		}
-		return misused(cmd, err)
+		client, err := subscriber.New(config)
+		if err != nil {
+			return usageError{cmd.CommandPath(), err}
+		}
+		defer client.Close()
+		out := cmd.OutOrStdout()
+		p := &objectPrinter{out: out, text: !common.json && isTerminal(out)}
+		if err := do(cmd.Context(), client, args, p); err != nil {
+			if cmd.Context().Err() != nil {
+				return nil
+			}
+			return misused(cmd, err)
+		}
+		return p.flush()
 	}
-	return p.flush()
+	return cmd
 }
 
 // An objectPrinter prints an object a line, or a table for a person.
