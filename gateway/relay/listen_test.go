@@ -390,6 +390,21 @@ func TestReloadClosesListeners(t *testing.T) {
 	printer.ping("still here")
 }
 
+// A listener that was told of its end is found by nobody, though it has not answered.
+func TestClosedListenerIsNotFound(t *testing.T) {
+	w := start(t, closedNamespace)
+	own := dial(t, w.host+"/$hc/shop/printer?sb-hc-action=listen", "ServiceBusAuthorization: "+tokenFor("shop/printer", "own", entityKey))
+	if err := w.policy.Reload(access.Config{Namespaces: map[string]access.Namespace{"default": {
+		Hosts: []string{"127.0.0.1"},
+		Keys:  []access.Key{{Name: "root", Primary: rootKey, Rights: []string{"send", "listen", "manage"}}},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	own.expectClose(1008, "right-lost")
+	handshake(t, w.host+"/$hc/shop/printer?sb-hc-action=connect", "ServiceBusAuthorization: "+tokenFor("shop/printer", "root", rootKey)).
+		refused(404, "There are no listeners connected for the endpoint")
+}
+
 // A drain closes control channels with 1001, refuses new ones with 503, and leaves
 // joined pairs until its end.
 func TestDrainClosesListeners(t *testing.T) {

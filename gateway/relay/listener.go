@@ -273,8 +273,9 @@ func (l *listener) run() {
 	l.announce(schemas.NoticeListenerUp, "")
 	var writer sync.WaitGroup
 	writer.Go(l.write)
-	l.end(l.read())
-	l.leave()
+	ended := l.read()
+	l.leave() // before anybody hears of the end
+	l.end(ended)
 	l.mu.Lock()
 	reason := *l.ending
 	l.mu.Unlock()
@@ -286,14 +287,15 @@ func (l *listener) run() {
 	r.logger.Info("listener gone", "namespace", l.entity.namespace, "reason", reason.Word, "tracking", l.tracking)
 }
 
-// leave takes no offers any more.
+// leave takes no offers any more. It is not found any more before it refuses them: who
+// finds nobody is told so, and who only meets refusals is told to try again.
 func (l *listener) leave() {
-	l.mu.Lock()
-	l.left = true
-	l.mu.Unlock()
 	if l.place != nil {
 		l.place.Leave()
 	}
+	l.mu.Lock()
+	l.left = true
+	l.mu.Unlock()
 }
 
 // bury tells the senders that wait for this listener that it is gone.
@@ -369,6 +371,7 @@ func (l *listener) write() {
 				expiry.Reset(left)
 			}
 			if ending != nil {
+				l.leave() // the listener may take long to answer
 				l.close(*ending)
 				return
 			}
