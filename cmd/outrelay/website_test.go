@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -66,6 +68,8 @@ func reach(ts *testscript.TestScript, neg bool, args []string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := client.Get(args[0])
 		absent := err != nil && strings.Contains(err.Error(), "connection refused") || err == nil && resp.StatusCode == http.StatusNotFound
+		// A bridge to a name on which nobody listens yet cuts what comes.
+		absent = absent || !neg && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
 		if absent && time.Now().Before(deadline) {
 			if err == nil {
 				resp.Body.Close()

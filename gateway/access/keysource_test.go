@@ -273,6 +273,7 @@ func TestReloadKeepsKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(t, "keys from elsewhere", p.Recheck(g), "unauthorized")
+		synctest.Wait() // until the keys from elsewhere were asked for
 		before := len(w.times())
 		if err := p.Reload(access.Config{}); err != nil {
 			t.Fatal(err)
