@@ -34,6 +34,38 @@ func (c Config) throughProxies(t *http.Transport) {
 	}
 }
 
+// ProxyFor is the proxy through which a WebSocket goes to an address of the gateway's,
+// "host:port"; nil for none.
+func (c Config) ProxyFor(address string) (*url.URL, error) {
+	c = c.withDefaults()
+	scheme := "https"
+	if u, err := url.Parse(c.Gateway); err == nil && u.Scheme == "http" {
+		scheme = "http"
+	}
+	return c.Proxy(&http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: scheme, Host: address}, Host: address, Header: http.Header{}})
+}
+
+// Connect opens a TCP connection to an address, "host:port", in the way that a WebSocket
+// to the gateway takes: through the proxy of [Config.ProxyFor] by CONNECT, or directly.
+// It is for programs that want to look at that way; the caller closes the connection.
+// ctx is for the opening alone.
+//
+// Errors: a [StatusError] of what the proxy answered that opens no connection; ctx's
+// error; whatever the network said.
+func (c Config) Connect(ctx context.Context, address string) (net.Conn, error) {
+	c = c.withDefaults()
+	proxy, err := c.ProxyFor(address)
+	switch {
+	case err != nil:
+		return nil, err
+	case proxy == nil:
+		return c.DialContext(ctx, "tcp", address)
+	case proxy.Scheme != "http" && proxy.Scheme != "https":
+		return nil, fmt.Errorf("proxy: the scheme %q has no CONNECT; give an address with http or https", proxy.Scheme)
+	}
+	return c.connectThrough(ctx, c.DialContext, proxy, address)
+}
+
 // connectThrough opens a connection through a proxy.
 func (c Config) connectThrough(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), proxy *url.URL, address string) (net.Conn, error) {
 	port := proxy.Port()

@@ -71,18 +71,26 @@ func (f *clientFlags) config() (subscriber.Config, error) {
 
 // trust adds the certificates in a file to those of the system.
 func trust(file string) (*tls.Config, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("--ca: %w", err)
-	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--ca: %s holds no certificate in PEM form", file)
+	if err := trustFile(pool, file); err != nil {
+		return nil, err
 	}
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+}
+
+// trustFile adds the certificates in a file to a pool.
+func trustFile(pool *x509.CertPool, file string) error {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("--ca: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("--ca: %s holds no certificate in PEM form", file)
+	}
+	return nil
 }
 
 // proxy is one for all requests. Its password, if it has one, belongs into the

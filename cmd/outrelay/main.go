@@ -91,6 +91,7 @@ Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found
 		newSubscriptionsCommand(),  // subscriptions.go
 		newReplayCommand(),         // subscriptions.go
 		newDeadLettersCommand(),    // subscriptions.go
+		newCheckCommand(),          // check.go
 		newTokenCommand(),          // token.go
 		newConfigCommand(),         // config.go
 		newVersionCommand(),        // version.go

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/outrelay/outrelay/cmd/outrelay/internal/check"
+)
+
+func newCheckCommand() *cobra.Command {
+	var (
+		allowlist bool
+		format    string
+		common    *clientFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "check [URL]",
+		Short: "Test the way to a gateway, and say whom to tell what stands in it",
+		Long: `check tests the way from this machine to a gateway, step by step: the name, the proxy,
+the TCP ports, TLS and who signed the certificate, the gateway's answer, this machine's
+clock, a WebSocket, a round trip, a second of throughput, and what the token may do.
+
+Each step is printed on a line: ok, warning, failed, or skipped where an earlier one makes
+it impossible; and where it did not end well, whom to tell what. It changes nothing at the
+gateway, and no step takes longer than some seconds. What was asked about rights is
+printed: publishes with an empty batch, subscribing with a page of history.
+
+Without URL it is the gateway of --gateway. A URL without https:// gets it.
+
+With --allowlist it prints the host names and ports that a firewall must let out, one a
+line, and tests nothing. If the gateway can't be asked they are those of the URL alone,
+and the exit code is 4.
+
+Exit codes, by the first step that failed: 4 for the network, the proxy and TLS; 5 for
+the proxy's password, the clock, the token and its rights.`,
+		Example: `  outrelay check https://relay.example.com
+  outrelay check relay.example.com --token-file token
+  outrelay check https://relay.example.com --proxy http://proxy.example.com:3128 --ca company.pem
+  outrelay check --allowlist https://relay.example.com --format csv`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkFormat(cmd, allowlist, &format, common); err != nil {
+				return usageError{cmd.CommandPath(), err}
+			}
+			if len(args) == 1 {
+				if cmd.Flags().Changed("gateway") {
+					return usageError{cmd.CommandPath(), errors.New("the URL and --gateway are two ways to one thing; give one")}
+				}
+				common.gateway = args[0]
+				if !strings.Contains(args[0], "://") {
+					common.gateway = "https://" + args[0]
+				}
+			}
+			config, err := checkConfig(common)
+			if err != nil {
+				return usageError{cmd.CommandPath(), err}
+			}
+			out := cmd.OutOrStdout()
+			if allowlist {
+				list, err := check.Allowlist(cmd.Context(), config)
+				if printed := printOpenings(out, format, list); printed != nil {
+					return printed
+				}
+				if err != nil {
+					return exitError{exitNetwork, fmt.Errorf("%w; this is what the URL alone says, and `outrelay check` tells more", err)}
+				}
+				return nil
+			}
+			first, err := check.Run(cmd.Context(), config, func(r check.Result) { printResult(out, format == "text", r) })
+			switch {
+			case err != nil:
+				return usageError{cmd.CommandPath(), err}
+			case cmd.Context().Err() != nil:
+				return cmd.Context().Err()
+			case first == nil:
+				return nil
+			case first.Cause == check.Access:
+				return exitError{exitAccess, fmt.Errorf("the step %s failed", first.Step)}
+			}
+			return exitError{exitNetwork, fmt.Errorf("the step %s failed", first.Step)}
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&allowlist, "allowlist", false, "print the host names and ports that a firewall must let out, and test nothing")
+	flags.StringVar(&format, "format", "", "of --allowlist: `text`, json or csv (else text on a terminal and JSON elsewhere)")
+	common = addClientFlags(cmd)
+	completeWith(cmd, "format", "text", "json", "csv")
+	return cmd
+}
+
+// checkFormat decides between text, json and csv.
+func checkFormat(cmd *cobra.Command, allowlist bool, format *string, common *clientFlags) error {
+	switch {
+	case *format != "" && !allowlist:
+		return errors.New("--format is for --allowlist; a check prints text on a terminal, and JSON elsewhere or with --json")
+	case *format != "" && *format != "text" && *format != "json" && *format != "csv":
+		return fmt.Errorf("--format %q is none; write text, json or csv", plain(*format, 40))
+	case *format != "" && *format != "json" && common.json:
+		return fmt.Errorf("--json and --format %s exclude each other; give one", *format)
+	case *format == "" && (common.json || !isTerminal(cmd.OutOrStdout())):
+		*format = "json"
+	case *format == "":
+		*format = "text"
+	}
+	return nil
+}
+
+// checkConfig makes the configuration of the flags and the environment.
+func checkConfig(common *clientFlags) (check.Config, error) {
+	var c check.Config
+	var err error
+	if c.Client, err = common.config(); err != nil {
+		return c, err
+	}
+	if common.ca != "" {
+		c.CA = x509.NewCertPool()
+		if err := trustFile(c.CA, common.ca); err != nil {
+			return c, err
+		}
+	}
+	c.ProxySource, c.NoProxy = proxySource(common.proxy, c.Client.Gateway)
+	return c, nil
+}
+
+// proxySource says where a proxy for the gateway comes from, and if there is none, why.
+func proxySource(flag, gateway string) (source, none string) {
+	if flag != "" {
+		return "from --proxy", "--proxy names none"
+	}
+	names := []string{"HTTPS_PROXY", "https_proxy"}
+	host := ""
+	if u, err := url.Parse(gateway); err == nil {
+		host = u.Hostname()
+		if u.Scheme == "http" {
+			names = []string{"HTTP_PROXY", "http_proxy"}
+		}
+	}
+	for _, name := range names {
+		if os.Getenv(name) == "" {
+			continue
+		}
+		why := "NO_PROXY excepts " + host
+		if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+			why = "it is never used for loopback"
+		}
+		return "from " + name, "no proxy is used: " + name + " is set, but " + why
+	}
+	return "from the environment", "no proxy is used: neither --proxy nor " + names[0] + " is set"
+}
+
+// printResult prints a step.
+func printResult(w io.Writer, text bool, r check.Result) {
+	if !text {
+		b, err := json.Marshal(r)
+		if err != nil {
+			panic(err) // what is printed can be written
+		}
+		_, _ = w.Write(append(b, '\n')) // who does not read it has gone
+		return
+	}
+	line := fmt.Sprintf("%-8s %-11s %s.", r.Status, r.Step, r.Detail)
+	if r.Tell != "" {
+		line += " " + strings.ToUpper(r.Tell[:1]) + r.Tell[1:] + "."
+	}
+	_, _ = fmt.Fprintln(w, plain(line, 2000))
+}
+
+// printOpenings prints an allowlist.
+func printOpenings(w io.Writer, format string, list []check.Opening) error {
+	switch format {
+	case "json":
+		e := json.NewEncoder(w)
+		for _, o := range list {
+			if err := e.Encode(o); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "csv":
+		c := csv.NewWriter(w)
+		rows := [][]string{{"host", "port", "protocol"}}
+		for _, o := range list {
+			rows = append(rows, []string{o.Host, strconv.Itoa(o.Port), o.Protocol})
+		}
+		return c.WriteAll(rows)
+	}
+	for _, o := range list {
+		if _, err := fmt.Fprintf(w, "%s %s\n", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)), o.Protocol); err != nil {
+			return err
+		}
+	}
+	return nil
+}
