@@ -33,9 +33,9 @@ func TestReadme(t *testing.T) {
 		}
 		blocks[language] = bodies
 	}
-	if len(blocks["html"]) != 1 || len(blocks["go"]) != 1 || len(blocks["sh"]) < 7 {
-		t.Fatalf("the README has %d html, %d go and %d sh blocks; this test reads it wrongly",
-			len(blocks["html"]), len(blocks["go"]), len(blocks["sh"]))
+	if len(blocks["html"]) != 1 || len(blocks["go"]) != 1 || len(blocks["js"]) != 1 || len(blocks["sh"]) < 7 {
+		t.Fatalf("the README has %d html, %d go, %d js and %d sh blocks; this test reads it wrongly",
+			len(blocks["html"]), len(blocks["go"]), len(blocks["js"]), len(blocks["sh"]))
 	}
 
 	// the shell, in the order of the page
@@ -108,6 +108,22 @@ func TestReadme(t *testing.T) {
 		program := filepath.Join(t.TempDir(), "program")
 		output(t, root, "", "go", "build", "-o", program, file)
 		p := client(t, program)
+		for i := range 5 {
+			if line := p.line(t); !strings.Contains(line, "orders/") {
+				t.Errorf("line %d is %q, want one that names the topic", i, line)
+			}
+		}
+	})
+
+	t.Run("JavaScript", func(t *testing.T) {
+		module, err := os.ReadFile(javascriptClient + "/outrelay.js")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		file(t, dir, "outrelay.js", string(module))
+		file(t, dir, "package.json", `{"type":"module"}`)
+		p := client(t, "node", file(t, dir, "main.js", blocks["js"][0]))
 		for i := range 5 {
 			if line := p.line(t); !strings.Contains(line, "orders/") {
 				t.Errorf("line %d is %q, want one that names the topic", i, line)
