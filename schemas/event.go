@@ -99,6 +99,10 @@ func (e *Event) Data() ([]byte, bool) {
 	return nil, false
 }
 
+// JSONData says whether the payload is a JSON value, which it also is where the event has
+// no datacontenttype. Then [Event.Data] is its text.
+func (e *Event) JSONData() bool { return e.kind == dataJSON }
+
 // AppendDelivered appends to dst the event as a subscriber gets it: json, which
 // is what [Event.JSON] returned, with the topic and, unless cursor is nil, the
 // cursor added.

@@ -126,7 +126,7 @@ func checkConfig(common *clientFlags) (check.Config, error) {
 	}
 	if common.ca != "" {
 		c.CA = x509.NewCertPool()
-		if err := trustFile(c.CA, common.ca); err != nil {
+		if err := trustFile(c.CA, "--ca", common.ca); err != nil {
 			return c, err
 		}
 	}

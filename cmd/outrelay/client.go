@@ -51,7 +51,7 @@ func (f *clientFlags) config() (subscriber.Config, error) {
 	c := subscriber.Config{Gateway: cmp.Or(f.gateway, os.Getenv("OUTRELAY_GATEWAY"), defaultGateway)}
 	var err error
 	if f.ca != "" {
-		if c.TLS, err = trust(f.ca); err != nil {
+		if c.TLS, err = trust("--ca", f.ca); err != nil {
 			return c, err
 		}
 	}
@@ -69,26 +69,26 @@ func (f *clientFlags) config() (subscriber.Config, error) {
 	return c, nil
 }
 
-// trust adds the certificates in a file to those of the system.
-func trust(file string) (*tls.Config, error) {
+// trust adds the certificates in the file that a flag names to those of the system.
+func trust(flag, file string) (*tls.Config, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
-	if err := trustFile(pool, file); err != nil {
+	if err := trustFile(pool, flag, file); err != nil {
 		return nil, err
 	}
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
 }
 
 // trustFile adds the certificates in a file to a pool.
-func trustFile(pool *x509.CertPool, file string) error {
+func trustFile(pool *x509.CertPool, flag, file string) error {
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("--ca: %w", err)
+		return fmt.Errorf("%s: %w", flag, err)
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("--ca: %s holds no certificate in PEM form", file)
+		return fmt.Errorf("%s: %s holds no certificate in PEM form", flag, file)
 	}
 	return nil
 }

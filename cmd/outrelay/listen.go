@@ -112,7 +112,7 @@ func schemeOf(address string) string {
 	return u.Scheme
 }
 
-// A relayPrinter prints what listen and bridge have to say: results on standard output,
+// A relayPrinter prints what listen, bridge and deliver have to say: results on standard output,
 // a JSON object a line or text for people, and how the connection is on standard error.
 type relayPrinter struct {
 	text, quiet, tty bool
@@ -142,6 +142,16 @@ func (p *relayPrinter) print(object any, text string) {
 		panic(err) // what is printed can be written
 	}
 	p.out.Write(append(b, '\n'))
+}
+
+// tell says something to people on standard error.
+func (p *relayPrinter) tell(text string) {
+	if p.quiet {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.errs, "outrelay: %s\n", plain(text, 400))
 }
 
 func (p *relayPrinter) report(r forward.Report) {

@@ -86,6 +86,7 @@ Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found
 		demo.NewCommand(serveDemo), // demo/command.go
 		newPublishCommand(),        // publish.go
 		newSubscribeCommand(),      // subscribe.go
+		newDeliverCommand(),        // deliver.go
 		newListenCommand(),         // listen.go
 		newBridgeCommand(),         // bridge.go
 		newSubscriptionsCommand(),  // subscriptions.go

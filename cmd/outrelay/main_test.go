@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"freeport": freeport,
 			"reach":    reach,
 			"website":  website,
+			"webhook":  webhook,
 		},
 	})
 }
