@@ -16,12 +16,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/outrelay/outrelay/cmd/outrelay/internal/check"
+	"github.com/outrelay/outrelay/gateway/access"
+	"github.com/outrelay/outrelay/schemas"
 )
 
 func newCheckCommand() *cobra.Command {
 	var (
 		allowlist bool
 		format    string
+		asks      access.Rights
 		common    *clientFlags
 	)
 	cmd := &cobra.Command{
@@ -32,9 +35,12 @@ the TCP ports, TLS and who signed the certificate, the gateway's answer, this ma
 clock, a WebSocket, a round trip, a second of throughput, and what the token may do.
 
 Each step is printed on a line: ok, warning, failed, or skipped where an earlier one makes
-it impossible; and where it did not end well, whom to tell what. It changes nothing at the
-gateway, and no step takes longer than some seconds. What was asked about rights is
-printed: publishes with an empty batch, subscribing with a page of history.
+it impossible; and where it did not end well, whom to tell what. No step takes longer than
+some seconds. Nothing is changed at the gateway: throughput is measured with pings in a
+session, and rights are asked about with an empty batch, a page of history, a question
+about a subscription, and a listener that is refused for its id. With --publish,
+--subscribe, --subscription and --listen the token must give these rights; without, it is
+said what it gives.
 
 Without URL it is the gateway of --gateway. A URL without https:// gets it.
 
@@ -45,7 +51,7 @@ and the exit code is 4.
 Exit codes, by the first step that failed: 4 for the network, the proxy and TLS; 5 for
 the proxy's password, the clock, the token and its rights.`,
 		Example: `  outrelay check https://relay.example.com
-  outrelay check relay.example.com --token-file token
+  outrelay check relay.example.com --token-file token --publish orders/eu --listen office/printer
   outrelay check https://relay.example.com --proxy http://proxy.example.com:3128 --ca company.pem
   outrelay check --allowlist https://relay.example.com --format csv`,
 		Args:              cobra.MaximumNArgs(1),
@@ -67,6 +73,9 @@ the proxy's password, the clock, the token and its rights.`,
 			if err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}
+			if config.Asks, err = checkAsks(asks); err != nil {
+				return usageError{cmd.CommandPath(), err}
+			}
 			out := cmd.OutOrStdout()
 			if allowlist {
 				list, err := check.Allowlist(cmd.Context(), config)
@@ -80,10 +89,10 @@ the proxy's password, the clock, the token and its rights.`,
 			}
 			first, err := check.Run(cmd.Context(), config, func(r check.Result) { printResult(out, format == "text", r) })
 			switch {
+			case cmd.Context().Err() != nil:
+				return errors.New("interrupted")
 			case err != nil:
 				return usageError{cmd.CommandPath(), err}
-			case cmd.Context().Err() != nil:
-				return cmd.Context().Err()
 			case first == nil:
 				return nil
 			case first.Cause == check.Access:
@@ -95,6 +104,10 @@ the proxy's password, the clock, the token and its rights.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&allowlist, "allowlist", false, "print the host names and ports that a firewall must let out, and test nothing")
 	flags.StringVar(&format, "format", "", "of --allowlist: `text`, json or csv (else text on a terminal and JSON elsewhere)")
+	flags.StringArrayVar(&asks.Publish, "publish", nil, "ask for the right to publish to a `TOPIC`; may be repeated, as the next three")
+	flags.StringArrayVar(&asks.Subscribe, "subscribe", nil, "ask for the right to subscribe to a topic `FILTER`")
+	flags.StringArrayVar(&asks.Subscriptions, "subscription", nil, "ask for the right to use the durable subscription of this `NAME`")
+	flags.StringArrayVar(&asks.Listen, "listen", nil, "ask for the right to listen on the hybrid connection of this `NAME`")
 	common = addClientFlags(cmd)
 	completeWith(cmd, "format", "text", "json", "csv")
 	return cmd
@@ -115,6 +128,32 @@ func checkFormat(cmd *cobra.Command, allowlist bool, format *string, common *cli
 		*format = "text"
 	}
 	return nil
+}
+
+// checkAsks are the rights that the flags name; nil for none.
+func checkAsks(r access.Rights) (asks []check.Right, err error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	for _, name := range append(r.Publish, r.Listen...) {
+		if _, err := schemas.ParseTopic(name); err != nil { // which a filter is not
+			return nil, err
+		}
+	}
+	for _, name := range r.Subscriptions {
+		if _, err := schemas.ParseSegment("subscription", name); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range []struct {
+		action string
+		names  []string
+	}{{"publish", r.Publish}, {"subscribe", r.Subscribe}, {"subscription", r.Subscriptions}, {"listen", r.Listen}} {
+		for _, name := range a.names {
+			asks = append(asks, check.Right{Action: a.action, Object: name})
+		}
+	}
+	return asks, nil
 }
 
 // checkConfig makes the configuration of the flags and the environment.
@@ -170,11 +209,7 @@ func printResult(w io.Writer, text bool, r check.Result) {
 		_, _ = w.Write(append(b, '\n')) // who does not read it has gone
 		return
 	}
-	line := fmt.Sprintf("%-8s %-11s %s.", r.Status, r.Step, r.Detail)
-	if r.Tell != "" {
-		line += " " + strings.ToUpper(r.Tell[:1]) + r.Tell[1:] + "."
-	}
-	_, _ = fmt.Fprintln(w, plain(line, 2000))
+	_, _ = fmt.Fprintln(w, r)
 }
 
 // printOpenings prints an allowlist.

@@ -120,7 +120,7 @@ func (r *run) checkGateway() {
 		}
 	}
 	r.say(result)
-	if a != nil && a.status != 0 {
+	if err == nil || a != nil && a.problem() != nil { // then it is the gateway's clock
 		r.clock(a)
 	} else {
 		r.skip(StepClock, StepGateway)
@@ -160,7 +160,7 @@ func (r *run) clock(a *answer) {
 		result.Status, result.Detail = OK, "this machine's clock agrees with the gateway's"
 		return
 	}
-	result.Detail = fmt.Sprintf("this machine's clock is %s; tokens that are made or checked by it are refused, or expire too early", apart(r.skew))
+	result.Detail = fmt.Sprintf("this machine's clock is %s; tokens depend on it, and may be refused or expire too early", apart(r.skew))
 	result.Tell = "set this machine's clock right, with NTP (UDP port 123 to a time server, if the firewall's owner allows it); if it is right, tell whoever runs the gateway"
 }
 

@@ -1,9 +1,11 @@
 package check
 
 import (
+	"fmt"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A Status is how a step ended.
@@ -73,6 +75,16 @@ type Right struct {
 	Action  string `json:"action"` // publish, subscribe, subscription, listen, send, manage
 	Object  string `json:"object,omitempty"`
 	Allowed bool   `json:"allowed"`
+}
+
+// String is the result as a line for people.
+func (r Result) String() string {
+	line := fmt.Sprintf("%-8s %-11s %s.", r.Status, r.Step, r.Detail)
+	if r.Tell != "" {
+		first, size := utf8.DecodeRuneInString(r.Tell)
+		line += " " + string(unicode.ToUpper(first)) + r.Tell[size:] + "."
+	}
+	return line
 }
 
 // clean is a stranger's text, fit for one line: printable, and not too long.

@@ -2,7 +2,7 @@ package check
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -80,76 +80,117 @@ func (r *run) checkRights() {
 
 // list says what may be done.
 func (r *run) list(ctx context.Context, header http.Header, result *Result) {
-	text := header.Get("Authorization")
-	who := "the token may"
-	topic, filter := schemas.Topic("outrelay-check"), schemas.TopicFilter("**")
-	switch said, err := access.Inspect(strings.TrimPrefix(text, "Bearer ")); {
-	case text == "":
+	who, asks := "the token may", r.Asks
+	switch said, err := access.Inspect(strings.TrimPrefix(header.Get("Authorization"), "Bearer ")); {
+	case header.Get("Authorization") == "":
 		who = "without a token one may"
-	case err != nil:
-		result.Detail = "the gateway takes the token"
-		return
-	case said.Rights != nil: // the gateway has checked the signature, so they are true
-		expires := said.Expires
-		result.Expires = &expires
-		result.Rights = claimed(*said.Rights)
-		result.Detail = r.sentence(who, result.Rights) + ", until " + expires.Format("2006-01-02 15:04 MST")
-		return
-	default: // what the key may do only the gateway knows
-		expires := said.Expires
-		result.Expires = &expires
-		u, err := url.Parse(said.Resource)
-		if err != nil {
-			break
+		if asks == nil {
+			asks = likely("")
 		}
-		if name, ok := strings.CutPrefix(strings.Trim(u.Path, "/"), "topics/"); ok {
-			if t, err := schemas.ParseTopic(name); err == nil {
-				topic, filter = t, schemas.TopicFilter(t)
-			}
-		} else if name := strings.Trim(u.Path, "/"); name != "" && name != "topics" {
-			result.Detail = fmt.Sprintf("the gateway takes the token, which is for the hybrid connection %s", clean(name))
+	case err == nil:
+		result.Expires = &said.Expires
+		switch {
+		case asks != nil:
+		case said.Rights != nil: // the gateway has checked the signature, so they are true
+			result.Rights = claimed(*said.Rights)
+		default: // what the key may do only the gateway knows
+			asks = likely(said.Resource)
+		}
+	}
+	refused, unknown := false, ""
+	for _, ask := range asks {
+		allowed, known, err := r.may(ctx, header, ask)
+		if err != nil {
+			result.Status, result.Cause, result.Detail = Failed, Network, "a request gets no answer: "+r.network(err)
+			result.Tell = "try again; the requests before it had answers"
 			return
 		}
-	}
-	publish, err := r.may(ctx, http.MethodPost, "/topics/"+string(topic), header, "[]")
-	if err == nil {
-		what := string(topic)
-		if filter == "**" {
-			what = "**"
+		if !known {
+			refused = true
+			unknown = "; without a WebSocket it can't be asked about listening"
+		} else {
+			result.Rights = append(result.Rights, Right{ask.Action, clean(ask.Object), allowed})
+			refused = refused || !allowed
 		}
-		result.Rights = append(result.Rights, Right{"publish", what, publish})
-		var subscribe bool
-		subscribe, err = r.may(ctx, http.MethodGet, "/topics/"+string(filter)+"?limit=1", header, "")
-		result.Rights = append(result.Rights, Right{"subscribe", string(filter), subscribe})
 	}
-	if err != nil {
-		result.Status, result.Cause, result.Detail = Failed, Network, "a request gets no answer: "+r.network(err)
-		return
+	result.Detail = sentence(who, result.Rights)
+	if result.Expires != nil {
+		result.Detail += ", until " + result.Expires.UTC().Format("2006-01-02 15:04 MST")
 	}
-	result.Detail = r.sentence(who, result.Rights)
+	result.Detail += unknown
+	if refused && r.Asks != nil {
+		result.Status, result.Cause = Failed, Access
+		result.Tell = "ask whoever gave out the token, or runs the gateway, for the rights that are needed"
+	}
 }
 
-// may asks for something that does nothing. An error is that there is no answer of the
-// gateway's.
-func (r *run) may(ctx context.Context, method, path string, header http.Header, body string) (bool, error) {
-	h := header.Clone()
-	if body != "" {
-		h.Set("Content-Type", schemas.MediaTypeBatch)
-	} else {
-		h.Set("Accept", schemas.MediaTypeBatch)
-	}
-	a, err := r.ask(ctx, method, path, h, body)
+// likely is what to ask about for a token that is for a resource, "" for everything.
+func likely(resource string) []Right {
+	u, err := url.Parse(resource)
 	if err != nil {
-		return false, err
+		return nil
+	}
+	path := strings.Trim(u.Path, "/")
+	topic, events := strings.CutPrefix(path, "topics/")
+	switch {
+	case path == "":
+		return []Right{{Action: "publish", Object: "**"}, {Action: "subscribe", Object: "**"}, {Action: "listen", Object: "**"}}
+	case path == "topics":
+		return []Right{{Action: "publish", Object: "**"}, {Action: "subscribe", Object: "**"}}
+	case events:
+		return []Right{{Action: "publish", Object: topic}, {Action: "subscribe", Object: topic}}
+	}
+	return []Right{{Action: "listen", Object: path}}
+}
+
+// probe is a name that stands for all of them: who may publish to it, or listen on it, may
+// do so everywhere. It is another each time, because the gateway makes a listener wait
+// that was refused a moment ago.
+func probe() string { return "outrelay-check-" + strings.ToLower(rand.Text()[:8]) }
+
+// may asks about a right with a request that does nothing. It is not known if the way is
+// not good enough to ask; an error is that there is no answer of the gateway's.
+func (r *run) may(ctx context.Context, header http.Header, ask Right) (allowed, known bool, err error) {
+	h := header.Clone()
+	name := strings.ReplaceAll(ask.Object, "**", probe())
+	var a *answer
+	switch ask.Action {
+	case "publish":
+		h.Set("Content-Type", schemas.MediaTypeBatch)
+		a, err = r.ask(ctx, http.MethodPost, "/topics/"+escape(name), h, "[]")
+	case "subscribe":
+		h.Set("Accept", schemas.MediaTypeBatch)
+		a, err = r.ask(ctx, http.MethodGet, "/topics/"+escape(ask.Object)+"?limit=1", h, "")
+	case "subscription":
+		a, err = r.ask(ctx, http.MethodGet, "/subscriptions/"+escape(name), h, "")
+	case "listen":
+		if r.failed[StepWebSocket] != "" {
+			return false, false, nil
+		}
+		// A listener with an id that is none: rights are looked at first, then it is refused.
+		if token := strings.TrimPrefix(h.Get("Authorization"), "Bearer "); token != "" {
+			h.Set("ServiceBusAuthorization", token)
+			h.Del("Authorization")
+		}
+		upgrading(h)
+		a, err = r.ask(ctx, http.MethodGet, "/$hc/"+escape(name)+"?sb-hc-action=listen&sb-hc-listener=%2F", h, "")
+	default:
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, err
 	}
 	switch p := a.problem(); {
 	case p != nil:
-		return p.Name != schemas.ErrUnauthorized.Name && p.Name != schemas.ErrForbidden.Name, nil
+		return p.Name != schemas.ErrUnauthorized.Name && p.Name != schemas.ErrForbidden.Name, true, nil
 	case a.status == http.StatusOK || a.status == http.StatusAccepted:
-		return true, nil
+		return true, true, nil
 	}
-	return false, errors.New("the answer is not the gateway's: " + http.StatusText(a.status))
+	return false, false, fmt.Errorf("the answer, HTTP %d, is not the gateway's", a.status)
 }
+
+// escape makes a path of a name, whose slashes stay.
+func escape(name string) string { return (&url.URL{Path: name}).EscapedPath() }
 
 func claimed(r access.Rights) (rights []Right) {
 	for _, kind := range []struct {
@@ -166,7 +207,7 @@ func claimed(r access.Rights) (rights []Right) {
 	return rights
 }
 
-func (r *run) sentence(who string, rights []Right) string {
+func sentence(who string, rights []Right) string {
 	var yes, no []string
 	for _, right := range rights {
 		text := strings.TrimSpace(map[string]string{
@@ -188,6 +229,9 @@ func (r *run) sentence(who string, rights []Right) string {
 			s += ", but"
 		}
 		s += " not " + strings.Join(no, ", not ")
+	}
+	if s == who {
+		return "the gateway takes the token"
 	}
 	return clean(s)
 }

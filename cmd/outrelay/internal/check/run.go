@@ -29,6 +29,10 @@ type Config struct {
 	Timeout time.Duration
 	// Measure is how long throughput is measured: 1 s.
 	Measure time.Duration
+	// Asks are rights that the token must give. Nil asks about what the token seems to be
+	// for. Sending to a hybrid connection and managing can't be asked about: the question
+	// would reach a listener, or do something.
+	Asks []Right
 	// Now is this machine's clock; nil is [time.Now].
 	Now func() time.Time
 	// Resolver is for the step "name"; nil is [net.DefaultResolver].
@@ -56,9 +60,9 @@ type run struct {
 }
 
 // Run does all steps, and gives each result to report as soon as it is there. It returns
-// the first that failed, or nil. The end of ctx ends it early; what is left then fails.
+// the first that failed, or nil. The end of ctx ends it early.
 //
-// The error is that the configuration is wrong; nothing was done.
+// The error is ctx's, or that the configuration is wrong; then nothing was done.
 func Run(ctx context.Context, config Config, report func(Result)) (*Result, error) {
 	r, err := newRun(ctx, config, report)
 	if err != nil {
@@ -68,12 +72,9 @@ func Run(ctx context.Context, config Config, report func(Result)) (*Result, erro
 	for _, step := range []func(){
 		r.checkName, r.checkReach, r.checkTLS, r.checkGateway, r.checkPorts, r.checkWebSocket, r.checkRights,
 	} {
-		if ctx.Err() != nil {
-			break
-		}
 		step()
 	}
-	return r.first, nil
+	return r.first, ctx.Err()
 }
 
 func newRun(ctx context.Context, config Config, report func(Result)) (*run, error) {
@@ -115,6 +116,9 @@ func (r *run) close() {
 
 // say reports a step's result.
 func (r *run) say(result Result) {
+	if r.ctx.Err() != nil {
+		return // it says nothing about the way
+	}
 	result.Detail, result.Tell = clip(result.Detail), clip(result.Tell)
 	if result.Status == Failed {
 		r.failed[result.Step] = result.Step

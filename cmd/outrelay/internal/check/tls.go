@@ -131,7 +131,7 @@ func (r *run) judge(result *Result, state tls.ConnectionState, date func() (time
 		result.Detail = fmt.Sprintf("%s, a public authority, issued the certificate; it holds until %s", root, until)
 	default:
 		result.Status = Warning
-		result.Detail = fmt.Sprintf("%s issued the certificate, which this machine was told to trust%s, but which is no public authority: it is the gateway's own, or a proxy that opens TLS and signs anew; it holds until %s", root, butCA(r.CA), until)
+		result.Detail = fmt.Sprintf("%s issued the certificate; this machine trusts it%s, but it is no public authority: it is the gateway's own, or a proxy that opens TLS and signs anew; the certificate holds until %s", root, butCA(r.CA), until)
 		result.Tell = fmt.Sprintf("if that is not the gateway's authority, tell the firewall's owner to leave TLS to %s unopened; what opens it reads everything, tokens too, and often breaks WebSockets", r.host)
 	}
 	if left, life := leaf.NotAfter.Sub(r.Now()), leaf.NotAfter.Sub(leaf.NotBefore); left < 3*24*time.Hour && life > 10*24*time.Hour && result.Status == OK {
@@ -154,7 +154,7 @@ func (r *run) orCA() string {
 
 func butCA(ca *x509.CertPool) string {
 	if ca != nil {
-		return " without --ca"
+		return " though it is not of --ca"
 	}
 	return ""
 }

@@ -266,9 +266,10 @@ func (r *run) network(err error) string {
 
 func trimSlash(s string) string { return strings.TrimRight(s, "/") }
 
-// clip keeps a line a line.
+// clip keeps a line a line, to which a stop is added.
 func clip(s string) string {
 	const most = 900
+	s = strings.TrimRight(s, ". ")
 	if len(s) > most {
 		return strings.ToValidUTF8(s[:most], "") + "..."
 	}

@@ -79,11 +79,9 @@ func (r *run) noWebSocket(result *Result, err error) {
 func (r *run) withoutRight(result *Result) {
 	ctx, cancel := r.limited()
 	defer cancel()
-	a, err := r.ask(ctx, http.MethodGet, "/connect", http.Header{
-		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key": {"b3V0cmVsYXkgY2hlY2sgLg=="}, "Sec-Websocket-Protocol": {schemas.SubprotocolSession},
-		"Origin": {foreignOrigin},
-	}, "")
+	h := http.Header{"Sec-Websocket-Protocol": {schemas.SubprotocolSession}, "Origin": {foreignOrigin}}
+	upgrading(h)
+	a, err := r.ask(ctx, http.MethodGet, "/connect", h, "")
 	if err != nil {
 		r.noWebSocket(result, err)
 		return
@@ -100,6 +98,14 @@ func (r *run) withoutRight(result *Result) {
 	default:
 		r.noWebSocket(result, p)
 	}
+}
+
+// upgrading makes a header that of a WebSocket's handshake that will be refused.
+func upgrading(h http.Header) {
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	h.Set("Sec-WebSocket-Version", "13")
+	h.Set("Sec-WebSocket-Key", "b3V0cmVsYXkgY2hlY2sgLg==")
 }
 
 // An otherAnswer is one to a handshake that is not the gateway's.
@@ -223,7 +229,7 @@ func (r *run) throughput(open bool) {
 		return
 	}
 	result.Status, result.Up, result.Down = OK, up, down
-	result.Detail = fmt.Sprintf("%s a second up; %s a second both ways at once", bytes(up), bytes(down))
+	result.Detail = fmt.Sprintf("pings in a session carry %s a second up, and %s a second both ways at once", bytes(up), bytes(down))
 }
 
 func bytes(n int64) string {
@@ -250,7 +256,7 @@ func (r *run) flood(ping string) (up, down int64, err error) {
 	defer cancel()
 	began := time.Now()
 	sending.Go(func() {
-		for time.Since(began) < r.Measure/2 && conn.Write(ctx, websocket.MessageText, []byte(ping)) == nil {
+		for conn.Write(ctx, websocket.MessageText, []byte(ping)) == nil { // until ctx ends
 		}
 	})
 	for {
