@@ -28,8 +28,7 @@ type feed struct {
 	log        uint64   // the log's id
 	head       position // the newest stored event taken in
 	gone       position // the newest stored event that left the ring or never was in it
-	ring       []*entry // oldest first, from front on
-	front      int
+	ring       queue[*entry]
 	bytes      int
 	views      map[viewKey]*view
 	routes     routes
@@ -45,9 +44,9 @@ type position struct {
 
 // An entry is an event in the ring.
 type entry struct {
-	position           // zero unless stored
-	expires  int64     // 0: never
-	at       time.Time // when it came
+	position       // zero unless stored
+	expires  int64 // 0: never
+	at       int64 // when it came, in nanoseconds since 1970
 	topic    schemas.Topic
 	json     []byte                 // as delivered
 	made     atomic.Pointer[[]byte] // of it, by [Delivery.Once]
@@ -69,21 +68,21 @@ type view struct {
 	key    viewKey
 	filter *filter.Filter
 	// The references, of which the first has the place base.
-	refs  []*entry
-	front int
+	refs  queue[*entry]
 	base  uint64
 	since position // stored events up to here never were in the view
 	lost  uint64   // unstored events that left the view
 
 	streams int
 	idle    time.Time     // since when it has no stream
+	fresh   bool          // something came that has not been signaled
 	wake    chan struct{} // closed when something comes; nil if nobody waits
 	groups  []*Group      // of streams that are level
 }
 
-func (v *view) end() uint64 { return v.base + uint64(len(v.refs)-v.front) }
+func (v *view) end() uint64 { return v.base + uint64(v.refs.len()) }
 
-func (v *view) at(place uint64) *entry { return v.refs[v.front+int(place-v.base)] }
+func (v *view) at(place uint64) *entry { return v.refs.at(int(place - v.base)) }
 
 // newFeed starts a feed at the log's end.
 func newFeed(b *Broker, ns *namespace, at place) (*feed, error) {
@@ -96,9 +95,7 @@ func newFeed(b *Broker, ns *namespace, at place) (*feed, error) {
 		idle:  time.Now(),
 	}
 	var err error
-	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", func(m *nats.Msg) {
-		f.takeLive(subjectTopic(livePrefix, ns.name, m.Subject), m.Data, nil)
-	})
+	f.live, err = b.feeding.Subscribe(livePrefix+toSubject.Replace(ns.name)+".>", f.takeMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +138,7 @@ func (f *feed) tidy(now time.Time) bool {
 	defer f.namespace.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.front < len(f.ring) && now.Sub(f.ring[f.front].at) > limits.RingAge {
+	for f.ring.len() > 0 && now.UnixNano()-f.ring.at(0).at > int64(limits.RingAge) {
 		f.evict()
 	}
 	for key, v := range f.views {
@@ -181,90 +178,137 @@ func (v *view) signal() {
 	}
 }
 
-// takeLive takes in an event that is not stored. parsed is the same event, or nil.
-func (f *feed) takeLive(topic schemas.Topic, json []byte, parsed *schemas.Event) {
-	f.take(&entry{
-		at:    time.Now(),
-		topic: topic,
-		json:  schemas.AppendDelivered(make([]byte, 0, len(json)+len(topic)+32), json, topic, nil),
-	}, json, parsed)
+// slab is how many bytes of events that came together share one piece of memory, which
+// stays while one of them is in the ring.
+const slab = 64 << 10
+
+// takeLive takes in events that are not stored.
+func (f *feed) takeLive(topic schemas.Topic, events []*schemas.Event, now time.Time) {
+	for len(events) > 0 {
+		n, size := 0, 0
+		for n < len(events) && (n == 0 || size < slab) {
+			size += events[n].Size() + schemas.DeliveredRoom(topic)
+			n++
+		}
+		text := make([]byte, 0, size)
+		entries := make([]entry, n)
+		for i, e := range events[:n] {
+			start := len(text)
+			text = schemas.AppendDelivered(text, e.JSON(), topic, nil)
+			entries[i] = entry{at: now.UnixNano(), topic: topic, json: text[start:len(text):len(text)]}
+		}
+		f.take(topic, entries, func(i int) *schemas.Event { return events[i] })
+		events = events[n:]
+	}
+}
+
+// takeMessage takes in an event that is not stored, of another gateway.
+func (f *feed) takeMessage(m *nats.Msg) {
+	topic := subjectTopic(livePrefix, f.namespace.name, m.Subject)
+	json := schemas.AppendDelivered(make([]byte, 0, len(m.Data)+schemas.DeliveredRoom(topic)), m.Data, topic, nil)
+	f.take(topic, []entry{{at: time.Now().UnixNano(), topic: topic, json: json}}, func(int) *schemas.Event { return f.parse(m.Data) })
 }
 
 // takeStored takes in an event of the log.
 func (f *feed) takeStored(r record) {
-	now := time.Now()
-	if r.expired(now.UnixNano()) {
+	now := time.Now().UnixNano()
+	if r.expired(now) {
 		f.mu.Lock()
 		f.head = position{r.sequence, r.accepted}
 		f.mu.Unlock()
 		return
 	}
-	f.take(&entry{
+	topic := subjectTopic(logPrefix, f.namespace.name, r.subject)
+	f.take(topic, []entry{{
 		position: position{r.sequence, r.accepted},
 		expires:  r.expires,
 		at:       now,
-		topic:    subjectTopic(logPrefix, f.namespace.name, r.subject),
+		topic:    topic,
 		json:     f.namespace.log.delivered(f.log, r),
-	}, r.data, nil)
+	}}, func(int) *schemas.Event { return f.parse(r.data) })
 }
 
-// take puts an entry into the ring and the views it belongs to. stored is its event
-// without the broker's attributes, which filters don't see; event is the same, parsed,
-// or nil.
-func (f *feed) take(e *entry, stored []byte, event *schemas.Event) {
+// parse reads an event that was published, nil if it is none.
+func (f *feed) parse(json []byte) *schemas.Event {
+	e, err := schemas.ParseStored(json)
+	if err != nil {
+		f.broker.logger.Error("what was published is no event", "namespace", f.namespace.name)
+		return nil
+	}
+	return e
+}
+
+// take puts entries of one topic into the ring and the views they belong to. parsed
+// gives each as filters see it, without the broker's attributes; nil passes none.
+func (f *feed) take(topic schemas.Topic, entries []entry, parsed func(i int) *schemas.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if e.stored() {
-		f.head = e.position
-	}
-	f.ring = append(f.ring, e)
-	f.bytes += e.size()
-	for _, v := range f.routes.find(e.topic) {
-		if v.filter != nil {
-			if event == nil {
-				var err error
-				if event, err = schemas.ParseStored(stored); err != nil {
-					f.broker.logger.Error("the log holds what is no event", "sequence", e.sequence)
-					break
-				}
-			}
-			if !v.filter.Match(event) {
-				continue
-			}
+	views := f.routes.find(topic)
+	for i := range entries {
+		e := &entries[i]
+		if e.stored() {
+			f.head = e.position
 		}
-		e.views = append(e.views, v)
-		v.refs = append(v.refs, e)
-		v.signal()
+		f.ring.push(e)
+		f.bytes += e.size()
+		e.views = f.passing(views, i, parsed)
+		for _, v := range e.views {
+			v.refs.push(e)
+			v.fresh = true
+		}
 	}
-	for f.bytes > f.broker.config.Limits.RingBytes && len(f.ring)-f.front > 1 {
+	for _, v := range views {
+		if v.fresh {
+			v.fresh = false
+			v.signal()
+		}
+	}
+	for f.bytes > f.broker.config.Limits.RingBytes && f.ring.len() > 1 {
 		f.evict()
 	}
 }
 
+// passing returns those of the views that the event passes: the slice itself if it
+// passes all, which is not to be changed.
+func (f *feed) passing(views []*view, i int, parsed func(i int) *schemas.Event) []*view {
+	var event *schemas.Event
+	var some []*view
+	all := true
+	for n, v := range views {
+		passes := v.filter == nil
+		if !passes {
+			if event == nil {
+				if event = parsed(i); event == nil {
+					return nil
+				}
+			}
+			passes = v.filter.Match(event)
+		}
+		if all && !passes {
+			all, some = false, append(some, views[:n]...)
+		} else if !all && passes {
+			some = append(some, v)
+		}
+	}
+	if all {
+		return views
+	}
+	return some
+}
+
 // evict drops the oldest entry.
 func (f *feed) evict() {
-	e := f.ring[f.front]
-	f.ring[f.front] = nil
-	f.front++
+	e := f.ring.pop()
 	f.bytes -= e.size()
 	if e.stored() {
 		f.gone = e.position
 	}
 	for _, v := range e.views { // it is the oldest of each
-		v.refs[v.front] = nil
-		v.front++
+		v.refs.pop()
 		v.base++
 		if !e.stored() {
 			v.lost++
 		}
-		if v.front > 64 && v.front > len(v.refs)/2 {
-			v.refs = append(v.refs[:0:0], v.refs[v.front:]...)
-			v.front = 0
-		}
-	}
-	if f.front > 64 && f.front > len(f.ring)/2 {
-		f.ring = append(f.ring[:0:0], f.ring[f.front:]...)
-		f.front = 0
 	}
 }
 
@@ -273,7 +317,7 @@ func (f *feed) evict() {
 func (f *feed) reset(at place) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.front < len(f.ring) {
+	for f.ring.len() > 0 {
 		f.evict()
 	}
 	f.generation++

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/sha256"
+	"slices"
 	"strconv"
 	"time"
 
@@ -82,26 +83,33 @@ func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, n
 // publishLive hands events to those who listen now.
 func (b *Broker) publishLive(ns *namespace, t schemas.Topic, events []*schemas.Event) (Receipt, error) {
 	now := time.Now()
+	receipt := Receipt{Accepted: len(events)}
+	expired := func(e *schemas.Event) bool {
+		expiry := e.Expiry()
+		return !expiry.IsZero() && !expiry.After(now)
+	}
+	if slices.ContainsFunc(events, expired) {
+		events = slices.DeleteFunc(slices.Clone(events), expired)
+	}
+	if b.disk.embedded() { // nobody else can be listening
+		ns.takeLive(t, events, now)
+		return receipt, nil
+	}
 	for _, e := range events {
-		if expiry := e.Expiry(); !expiry.IsZero() && !expiry.After(now) {
-			continue
-		}
-		if b.disk.embedded() { // nobody else can be listening
-			ns.takeLive(t, e)
-		} else if err := b.conn.Publish(topicSubject(livePrefix, ns.name, t), e.JSON()); err != nil {
+		if err := b.conn.Publish(topicSubject(livePrefix, ns.name, t), e.JSON()); err != nil {
 			return Receipt{}, b.errStorage("publish live", err)
 		}
 	}
-	return Receipt{Accepted: len(events)}, nil
+	return receipt, nil
 }
 
-// takeLive hands an event that is not stored to this gateway's subscribers.
-func (ns *namespace) takeLive(t schemas.Topic, e *schemas.Event) {
+// takeLive hands events that are not stored to this gateway's subscribers.
+func (ns *namespace) takeLive(t schemas.Topic, events []*schemas.Event, now time.Time) {
 	ns.mu.Lock()
 	f := ns.feed
 	ns.mu.Unlock()
 	if f != nil {
-		f.takeLive(t, e.JSON(), e)
+		f.takeLive(t, events, now)
 	}
 }
 

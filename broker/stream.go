@@ -130,7 +130,8 @@ func (s *Stream) begin(ctx context.Context, start Start) error {
 	s.log, s.generation = now.log, f.generation
 	s.began = s.view.end()
 	s.live = s.view.lost
-	for _, e := range s.view.refs[s.view.front:] {
+	for place := s.view.base; place < s.view.end(); place++ {
+		e := s.view.at(place)
 		if !e.stored() {
 			s.live++
 		}

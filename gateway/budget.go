@@ -16,7 +16,8 @@ type budget struct {
 // errBudget says that others hold all there is.
 var errBudget = errors.New("no memory left for bodies")
 
-func (b *budget) take(n int) bool {
+// Take and Give are those of a frame.Memory.
+func (b *budget) Take(n int) bool {
 	if b.used.Add(int64(n)) > b.most {
 		b.used.Add(int64(-n))
 		return false
@@ -24,7 +25,7 @@ func (b *budget) take(n int) bool {
 	return true
 }
 
-func (b *budget) give(n int) { b.used.Add(int64(-n)) }
+func (b *budget) Give(n int) { b.used.Add(int64(-n)) }
 
 // firstRead is the size of a buffer until more has come than it holds: what a
 // client announces is believed no further.
@@ -40,20 +41,20 @@ func (b *budget) readAll(r io.Reader) (body []byte, release func(), err error) {
 	pooled := firstReads.Get().(*[]byte)
 	release = func() { // by one goroutine; a buffer must not be given back twice
 		if pooled != nil {
-			b.give(charged)
+			b.Give(charged)
 			firstReads.Put(pooled)
 			pooled = nil
 		}
 	}
 	grow := func(to int) bool {
-		if !b.take(to - charged) {
+		if !b.Take(to - charged) {
 			return false
 		}
 		charged = to
 		body = append(make([]byte, 0, to), body...)
 		return true
 	}
-	if !b.take(firstRead) {
+	if !b.Take(firstRead) {
 		return nil, release, errBudget
 	}
 	charged, body = firstRead, (*pooled)[:0]

@@ -64,10 +64,12 @@ func drainingNotice(after time.Duration) []byte {
 }
 
 // rejectedNotice tells a client that a message it sent was not taken. The problem's
-// EventID is that of the event in the message, as far as one can be made out.
-func rejectedNotice(p *schemas.Problem, message []byte) []byte {
+// EventID is id, if it is not too long.
+func rejectedNotice(p *schemas.Problem, id string) []byte {
 	named := *p
-	named.EventID = eventID(message)
+	if len(id) <= maxRejectedID {
+		named.EventID = id
+	}
 	data, _ := json.Marshal(&named)
 	return newNotice(schemas.NoticeRejected, data)
 }
@@ -96,10 +98,7 @@ func eventID(message []byte) string {
 		if err != nil || t.Kind() != '"' {
 			return ""
 		}
-		if id := t.String(); len(id) <= maxRejectedID {
-			return id
-		}
-		return ""
+		return t.String()
 	}
 	return ""
 }

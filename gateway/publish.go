@@ -64,9 +64,9 @@ func (c *call) takeEvents() (published, int, error) {
 	case schemas.Batched:
 		events, err = schemas.ParseBatch(body)
 	case schemas.Structured:
-		events, err = one(schemas.ParseEvent(body))
+		events, err = only(schemas.ParseEvent(body))
 	default:
-		events, err = one(schemas.ParseBinary(c.r.Header, body))
+		events, err = only(schemas.ParseBinary(c.r.Header, body))
 	}
 	if err != nil {
 		return none, 0, err
@@ -91,7 +91,7 @@ func (c *call) takeEvents() (published, int, error) {
 	return answer, http.StatusOK, nil
 }
 
-func one(e *schemas.Event, err error) ([]*schemas.Event, error) { return []*schemas.Event{e}, err }
+func only(e *schemas.Event, err error) ([]*schemas.Event, error) { return []*schemas.Event{e}, err }
 
 // publishable refuses the broker's own topics, whatever rights there are.
 func publishable(t schemas.Topic) error {

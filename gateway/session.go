@@ -40,8 +40,8 @@ type session struct {
 
 	grant atomic.Pointer[access.Grant] // replaced by a token, and when the rules change
 
-	fields    fields   // owned by the reader
-	releasing []func() // owned by the writer: of the answers that it writes
+	fields  fields // owned by the reader
+	writing int    // owned by the writer: bytes that the budget gets back with what it writes
 
 	tasks sync.WaitGroup // of lines and publishes; nothing is added once closing is set
 
@@ -55,7 +55,7 @@ type session struct {
 	sources    int         // open or being opened
 	answers    frame.Chunk // to be written
 	answered   int         // slots that are free once they are
-	releases   []func()    // to be called then
+	held       int         // bytes that go back to the budget then
 	ready      []*source   // have a chunk for the writer
 	publishes  []*request  // wait to be begun
 	publishing bool        // somebody begins them

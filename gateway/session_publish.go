@@ -85,7 +85,7 @@ func (s *session) begin(r *request) {
 	}
 }
 
-// publishable reads the events of a request that has the right to publish them.
+// publishable returns the events of a request that has the right to publish them.
 func (s *session) publishable(r *request) ([]*schemas.Event, error) {
 	if err := publishable(r.topic); err != nil {
 		return nil, err
@@ -93,10 +93,7 @@ func (s *session) publishable(r *request) ([]*schemas.Event, error) {
 	if err := s.allowed(access.Ask{Action: access.Publish, Topics: schemas.TopicFilter(r.topic)}); err != nil {
 		return nil, err
 	}
-	if r.events != nil {
-		return schemas.ParseBatch(r.events)
-	}
-	return one(schemas.ParseEvent(r.event))
+	return r.events, r.flaw
 }
 
 // awaitAll answers publishes until none waits for the log.

@@ -3,8 +3,6 @@ package gateway
 import (
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
-
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/broker/filter"
 	"github.com/outrelay/outrelay/schemas"
@@ -20,12 +18,13 @@ type request struct {
 	settle    broker.Settlement
 	upTo      string // of an ack; "" for settle
 
-	topic         schemas.Topic
-	event, events jsontext.Value // to be published, of the message
-	token         string
+	topic  schemas.Topic
+	events []*schemas.Event // to be published
+	flaw   error            // of the events: it is said to who may publish them
+	token  string
 
-	line    *line
-	release func() // gives the message's memory back, once its answer is written; or nil
+	line *line
+	held int // bytes that the budget is charged with until the answer is written
 }
 
 // A subscribing is the request for a source.
@@ -56,7 +55,12 @@ func (s *session) receive() {
 			release()
 			continue
 		}
-		s.take(message, release)
+		ok := s.take(message)
+		release()
+		if !ok {
+			s.finish(schemas.CloseQuota, "the gateway has its hands full with messages")
+			return
+		}
 	}
 }
 
@@ -78,21 +82,23 @@ func (s *session) slot() bool {
 	}
 }
 
-// take puts a message's request into its line.
-func (s *session) take(message []byte, release func()) {
+// take puts a message's request into its line. It keeps nothing of the message. False is
+// that there is no memory for the request.
+func (s *session) take(message []byte) bool {
 	id, r := s.parse(message)
-	if r.op == schemas.OpPublish || len(message) > firstRead {
-		r.release = release
-	} else { // what it needs of the message has been copied, and its answer is short
-		release()
+	if len(r.events) > 0 || len(message) > firstRead {
+		if !s.gateway.bodies.Take(len(message)) {
+			return false
+		}
+		r.held = len(message)
 	}
 	s.gateway.metrics.session.requested(s.namespace, r.op)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		r.free()
-		return
+		s.gateway.bodies.Give(r.held)
+		return true
 	}
 	l := s.lines[id]
 	if l != nil && l.source == nil && l.pending == 0 {
@@ -104,11 +110,11 @@ func (s *session) take(message []byte, release func()) {
 	switch {
 	case l != nil:
 	case r.err != nil:
-		s.answerLocked(s.errorMessage(quote(id), r.err), r.release)
-		return
+		s.answerLocked(s.errorMessage(quote(id), r.err), r.held)
+		return true
 	case r.op == schemas.OpPing:
-		s.answerLocked(plainMessage(schemas.OpPong, quote(id)), r.release)
-		return
+		s.answerLocked(plainMessage(schemas.OpPong, quote(id)), r.held)
+		return true
 	default:
 		l = &line{id: id, quoted: quote(id)}
 		s.lines[id] = l
@@ -118,19 +124,13 @@ func (s *session) take(message []byte, release func()) {
 	if r.op == schemas.OpPublish && r.err == nil {
 		l.busy = true
 		s.publishLocked(r)
-		return
+		return true
 	}
 	l.waiting = append(l.waiting, r)
 	if !l.busy {
 		s.startLocked(l)
 	}
-}
-
-// free gives the message's memory back where there is no answer.
-func (r *request) free() {
-	if r.release != nil {
-		r.release()
-	}
+	return true
 }
 
 // parse reads a message. The id is "" if it can't be made out.
@@ -205,9 +205,9 @@ func (r *request) readPublish(f *fields) error {
 		return schemas.Problemf("parameter", "A publish has either \"event\" or \"events\".")
 	}
 	if one {
-		r.event = f[fieldEvent]
+		r.events, r.flaw = only(schemas.ParseEvent(f[fieldEvent]))
 	} else {
-		r.events = f[fieldEvents]
+		r.events, r.flaw = schemas.ParseBatch(f[fieldEvents])
 	}
 	return nil
 }
@@ -253,14 +253,12 @@ func (f *fields) subscribing() (*subscribing, error) {
 	return p, err
 }
 
-// answerLocked puts an answer into the writer's hands; release, if not nil, is called
-// once it is written. mu is held.
-func (s *session) answerLocked(message []byte, release func()) {
+// answerLocked puts an answer into the writer's hands. Once it is written, held bytes go
+// back to the budget. mu is held.
+func (s *session) answerLocked(message []byte, held int) {
 	s.answers.Text(message)
 	s.answered++
-	if release != nil {
-		s.releases = append(s.releases, release)
-	}
+	s.held += held
 	s.rouse()
 }
 
@@ -273,7 +271,7 @@ func (s *session) reply(r *request, message []byte) {
 
 func (s *session) replyLocked(r *request, message []byte) {
 	r.line.pending--
-	s.answerLocked(message, r.release)
+	s.answerLocked(message, r.held)
 }
 
 // refuse answers a request with what is wrong with it.

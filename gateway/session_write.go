@@ -76,14 +76,14 @@ func (s *session) write() ending {
 // gather takes what waits to be written, answers first, then a chunk of each source
 // in turn until there is enough for one write.
 func (s *session) gather(out *frame.Chunk) (end *ending, drainAt time.Time, retry time.Duration) {
-	s.releaseAll() // of answers that nobody was left to read
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*out, s.answers = s.answers, *out
 	for ; s.answered > 0; s.answered-- {
 		<-s.slots
 	}
-	s.releasing, s.releases = s.releases, s.releasing[:0]
+	s.writing += s.held // with those of answers that nobody was left to read
+	s.held = 0
 	n := 0
 	for ; n < len(s.ready) && len(out.Bytes) < joined; n++ {
 		u := s.ready[n]
@@ -109,7 +109,7 @@ func (s *session) send(out *frame.Chunk) error {
 	} else {
 		err = s.socket.Flush()
 	}
-	s.releaseAll()
+	s.giveBack()
 	if cap(out.Bytes) > 4*joined {
 		*out = frame.Chunk{}
 	}
@@ -117,14 +117,11 @@ func (s *session) send(out *frame.Chunk) error {
 	return err
 }
 
-// releaseAll gives back the memory of the requests whose answers were gathered, written
-// or not.
-func (s *session) releaseAll() {
-	for i, release := range s.releasing {
-		release()
-		s.releasing[i] = nil
-	}
-	s.releasing = s.releasing[:0]
+// giveBack gives the budget back what the requests hold whose answers were gathered,
+// written or not.
+func (s *session) giveBack() {
+	s.gateway.bodies.Give(s.writing)
+	s.writing = 0
 }
 
 // wind takes no more requests, ends the sources, and waits until all that was asked
@@ -164,7 +161,7 @@ func (s *session) wind(connected bool) {
 			out.Reset()
 		}
 	}
-	s.releaseAll()
+	s.giveBack()
 	for _, l := range s.lines { // nobody else is left
 		if l.source != nil {
 			l.source.stop()

@@ -41,7 +41,7 @@ func (c *call) upgrade(protocol string, longest int64) (*socket, error) {
 	}
 	c.answered = true
 	ws, err := frame.Accept(c.w, c.r, frame.Options{
-		Subprotocol: protocol, Interval: l.PingInterval, Deflate: l.Compression,
+		Subprotocol: protocol, Interval: l.PingInterval, Deflate: l.Compression, Memory: &c.gateway.bodies,
 	})
 	if err != nil {
 		return nil, err
@@ -50,9 +50,19 @@ func (c *call) upgrade(protocol string, longest int64) (*socket, error) {
 	return &socket{Socket: ws, bodies: &c.gateway.bodies, message: l.BodyTimeout, longest: longest}, nil
 }
 
-// read returns the next text message. release, which the caller owes, gives its
-// memory back. The ending is for the flow, nil for a message; with one nothing is owed.
+// read returns the next text message, which is valid until the next read. release, which
+// the caller owes before that, gives its memory back. The ending is for the flow, nil for
+// a message; with one nothing is owed.
 func (s *socket) read() (message []byte, release func(), end *ending) {
+	message, whole, err := s.Next(s.message)
+	switch {
+	case err != nil:
+		return nil, nil, s.judge(err)
+	case whole && utf8.Valid(message):
+		return message, nothing, nil
+	case whole:
+		return nil, nil, notUTF8()
+	}
 	kind, r, err := s.Read(context.Background())
 	if err != nil {
 		return nil, nil, s.judge(err)
@@ -69,7 +79,7 @@ func (s *socket) read() (message []byte, release func(), end *ending) {
 	case err == nil && utf8.Valid(message):
 		return message, release, nil
 	case err == nil:
-		end = &ending{schemas.CloseNotUTF8, "a text message was not UTF-8"}
+		end = notUTF8()
 	case errors.Is(err, errBudget):
 		end = &ending{schemas.CloseQuota, "the gateway has its hands full with messages"}
 	default:
@@ -77,6 +87,13 @@ func (s *socket) read() (message []byte, release func(), end *ending) {
 	}
 	release()
 	return nil, nil, end
+}
+
+// nothing is a release of what need not be given back.
+func nothing() {}
+
+func notUTF8() *ending {
+	return &ending{schemas.CloseNotUTF8, "a text message was not UTF-8"}
 }
 
 // judge says what an error of the reading means for the stream.

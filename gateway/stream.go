@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/outrelay/outrelay/broker"
-	"github.com/outrelay/outrelay/gateway/access"
 	"github.com/outrelay/outrelay/gateway/frame"
 	"github.com/outrelay/outrelay/schemas"
 )
@@ -18,9 +17,8 @@ import (
 type stream struct {
 	flow   *flow
 	socket *socket
-	// topic is where the client may publish, "" on a filter with wildcards.
-	topic schemas.Topic
-	read  chan struct{} // closed when the reader has ended
+	inlet  inlet         // owned by the reader
+	read   chan struct{} // closed when the reader has ended
 
 	chunk *frame.Chunk // owned by the sender; nil while nothing waits
 }
@@ -44,7 +42,7 @@ func (c *call) openWebSocket(topics schemas.TopicFilter) error {
 	}
 	s := &stream{flow: f, read: make(chan struct{})}
 	if topics.Concrete() {
-		s.topic = schemas.Topic(topics)
+		s.inlet.topic = schemas.Topic(topics)
 	}
 	if s.socket, err = c.upgrade(protocol, schemas.MaxStreamMessage); err != nil {
 		f.close()
@@ -127,65 +125,6 @@ func (s *stream) guard() {
 	if v := recover(); v != nil {
 		s.flow.gateway.logPanic(v)
 		s.flow.finish(schemas.CloseFault, "the gateway failed")
-	}
-}
-
-// receive takes the client's messages one after the other: the next is not read
-// before the last is kept, so that a client that sends too fast waits, and one
-// whose Close frame is answered knows that all before it was taken.
-func (s *stream) receive() {
-	defer close(s.read)
-	defer s.guard()
-	for {
-		message, release, end := s.socket.read()
-		if end != nil {
-			s.flow.finish(end.reason, end.detail)
-			return
-		}
-		if !s.flow.over() {
-			if err := s.publish(message); err != nil {
-				s.reject(err, message)
-			}
-		}
-		release()
-	}
-}
-
-// publish publishes a message of the client.
-func (s *stream) publish(message []byte) error {
-	g, namespace := s.flow.gateway, s.flow.namespace
-	if s.topic == "" {
-		return schemas.Problemf("name", "This stream is of a topic filter with wildcards; publish on a stream of one topic.")
-	}
-	if err := publishable(s.topic); err != nil {
-		return err
-	}
-	if err := s.flow.grant.Load().Allows(access.Ask{Action: access.Publish, Topics: schemas.TopicFilter(s.topic)}); err != nil {
-		return err
-	}
-	events, err := one(schemas.ParseEvent(message))
-	if err != nil {
-		return err
-	}
-	g.metrics.received(namespace, events)
-	ctx := newDeadline(g.ctx, g.config.Limits.BrokerTimeout)
-	defer ctx.cancel()
-	began := time.Now()
-	receipt, err := g.config.Broker.Publish(ctx, namespace, s.topic, events)
-	if err == nil {
-		g.metrics.published(namespace, time.Since(began), len(receipt.Duplicates))
-	}
-	return err
-}
-
-// reject tells the client that a message was not taken. It waits until the client
-// takes the notice; one that does not is not read from either.
-func (s *stream) reject(err error, message []byte) {
-	g := s.flow.gateway
-	p := g.problem(err)
-	g.metrics.refused(s.flow.namespace, p)
-	if err := s.socket.WriteText(rejectedNotice(p, message)); err != nil {
-		s.flow.finish(connectionLost, "")
 	}
 }
 

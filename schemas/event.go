@@ -35,7 +35,8 @@ type Event struct {
 	attributes []Attribute // in the order of the JSON form
 	kind       dataKind
 	json       []byte
-	data       []byte // what follows "data": or "data_base64": in json
+	data       []byte       // what follows "data": or "data_base64": in json
+	room       [8]Attribute // for the attributes, if it is enough
 }
 
 // JSON is the event in the JSON event format, in one form for one event: the
@@ -102,6 +103,10 @@ func (e *Event) Data() ([]byte, bool) {
 // JSONData says whether the payload is a JSON value, which it also is where the event has
 // no datacontenttype. Then [Event.Data] is its text.
 func (e *Event) JSONData() bool { return e.kind == dataJSON }
+
+// DeliveredRoom is by how many bytes [AppendDelivered] makes an event longer, without a
+// cursor.
+func DeliveredRoom(topic Topic) int { return len(`,"`+AttributeTopic+`":""`) + len(topic) }
 
 // AppendDelivered appends to dst the event as a subscriber gets it: json, which
 // is what [Event.JSON] returned, with the topic and, unless cursor is nil, the

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"slices"
-	"strings"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -13,22 +13,47 @@ import (
 // A draft gathers the attributes of an event as they are read, without an
 // allocation for each, until [draft.event] checks and joins them. It is reused.
 type draft struct {
-	text  []byte // extension names and all values, one behind the other
-	parts []part
-	size  int // of all names and values
+	text     []byte // what does not stand in the source as it is needed
+	parts    []part
+	size     int  // of all names and values
+	disorder bool // the parts are not in the order of the JSON form
 	// stored says that the event comes from the log: the broker's own attributes stay,
 	// and with them it may be larger than a publisher's.
 	stored bool
+	arena  *Arena // of the event; nil if it is to have memory of its own
 }
 
-// A part is one attribute; its name is the text [start,middle), which is empty
-// for a core attribute, and its value the text [middle,end).
+// A part is one attribute. Its bytes are some of the source's or of the draft's text.
 type part struct {
-	rank               rank
-	kind               Kind
-	start, middle, end int
+	rank  rank
+	kind  Kind
+	plain bool   // JSON has the value as it is
+	name  []byte // of an extension
+	value []byte
 }
 
+// compare orders parts as the JSON form has them.
+func (p *part) compare(q *part) int {
+	if p.rank != q.rank || p.rank < rankExtension {
+		return int(p.rank) - int(q.rank)
+	}
+	return bytes.Compare(p.name, q.name)
+}
+
+// called is the attribute's name.
+func (p *part) called() string {
+	if p.rank < rankExtension {
+		return coreNames[p.rank]
+	}
+	return string(p.name)
+}
+
+// begin begins an event.
+func (d *draft) begin(stored bool) {
+	d.text, d.parts, d.size, d.disorder, d.stored = d.text[:0], d.parts[:0], 0, false, stored
+}
+
+// reset lets go of all that the draft refers to.
 func (d *draft) reset() {
 	if cap(d.text) > 2*MaxAttributes {
 		d.text = nil // a stranger's large event must not stay
@@ -36,78 +61,69 @@ func (d *draft) reset() {
 	if cap(d.parts) > 64 {
 		d.parts = nil
 	}
-	d.text, d.parts, d.size, d.stored = d.text[:0], d.parts[:0], 0, false
+	clear(d.parts[:cap(d.parts)])
+	d.arena = nil
+	d.begin(false)
 }
 
-// begin starts a part with its name.
-func (d *draft) begin(name []byte) part {
-	p := part{rank: rankOf(name), start: len(d.text)}
-	d.size += len(name)
-	if p.rank == rankExtension {
-		d.text = append(d.text, name...)
+// keep copies a text into the draft's.
+func keep[T string | []byte](d *draft, s T) []byte {
+	start := len(d.text)
+	d.text = append(d.text, s...)
+	return d.text[start:len(d.text):len(d.text)]
+}
+
+// add takes one part.
+func (d *draft) add(p part) *Problem {
+	name := len(p.name)
+	if p.rank < rankExtension {
+		name = len(coreNames[p.rank])
 	}
-	p.middle = len(d.text)
-	return p
-}
-
-// end completes a part whose value was appended to the text.
-func (d *draft) end(p part) *Problem {
-	p.end = len(d.text)
-	d.size += p.end - p.middle
+	d.size += name + len(p.value)
 	if d.size > MaxAttributes && !d.stored {
 		return Problemf("too-large", "The attributes have more than %d bytes in all. Move what is large into the data.", MaxAttributes)
 	}
 	d.parts = append(d.parts, p)
-	return nil
-}
-
-// name is the name of a part.
-func (d *draft) name(p part) string {
-	if p.rank < rankExtension {
-		return coreNames[p.rank]
+	if n := len(d.parts); n > 1 && d.parts[n-2].compare(&d.parts[n-1]) > 0 {
+		d.disorder = true
 	}
-	return string(d.text[p.start:p.middle])
+	return nil
 }
 
 // event checks the parts and joins them with the data to an event. It keeps
 // nothing of either.
 func (d *draft) event(data payload) (*Event, *Problem) {
-	slices.SortFunc(d.parts, func(a, b part) int {
-		if a.rank != b.rank || a.rank < rankExtension {
-			return int(a.rank) - int(b.rank)
-		}
-		return bytes.Compare(d.text[a.start:a.middle], d.text[b.start:b.middle])
-	})
-	e := &Event{attributes: make([]Attribute, len(d.parts))}
-	text, size := string(d.text), len(`{}`)
+	if d.disorder {
+		slices.SortFunc(d.parts, func(p, q part) int { return p.compare(&q) })
+	}
+	e := d.arena.event()
+	e.attributes = e.room[:0]
+	if len(d.parts) > len(e.room) {
+		e.attributes = make([]Attribute, 0, len(d.parts))
+	}
+	b := d.arena.bytes(len(`{}`) + len(d.parts)*len(`"":"",`) + d.size + data.size())
 	required := rank(0)
 	var contentType string
-	for i, p := range d.parts {
-		a := &e.attributes[i]
-		*a = Attribute{Name: text[p.start:p.middle], Value: text[p.middle:p.end], Kind: p.kind}
-		if p.rank < rankExtension {
-			a.Name = coreNames[p.rank]
+	for i := range d.parts {
+		p := &d.parts[i]
+		if i > 0 && d.parts[i-1].compare(p) == 0 {
+			return nil, fault(p.called(), "The attribute %q stands twice.", p.called())
 		}
-		if i > 0 && a.Name == e.attributes[i-1].Name {
-			return nil, fault(a.Name, "The attribute %q stands twice.", a.Name)
-		}
+		var a Attribute
+		b, a = p.appendMember(b)
 		if problem := a.check(p.rank); problem != nil {
 			return nil, problem
 		}
+		e.attributes = append(e.attributes, a)
 		if p.rank == required {
 			required++
 		}
 		if p.rank == rankContentType {
 			contentType = a.Value
 		}
-		size += len(a.Name) + len(a.Value) + len(`"":"",`)
 	}
 	if required <= rankType {
 		return nil, fault(coreNames[required], "The required attribute %q is missing.", coreNames[required])
-	}
-	b := make([]byte, 0, size+data.size())
-	for i := range e.attributes {
-		b = e.attributes[i].appendMember(b, i == 0)
 	}
 	if problem := e.addData(b, data, contentType); problem != nil {
 		return nil, problem
@@ -118,29 +134,46 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 	return e, nil
 }
 
-// appendMember appends the attribute as a member of a JSON object.
-func (a *Attribute) appendMember(b []byte, first bool) []byte {
-	if first {
+// appendMember appends the attribute as a member of a JSON object. The texts of the
+// Attribute are those in b where they can be.
+func (p *part) appendMember(b []byte) ([]byte, Attribute) {
+	a := Attribute{Kind: p.kind}
+	if len(b) == 0 {
 		b = append(b, '{', '"')
 	} else {
 		b = append(b, ',', '"')
 	}
-	b = append(b, a.Name...)
+	if p.rank < rankExtension {
+		a.Name = coreNames[p.rank]
+		b = append(b, a.Name...)
+	} else {
+		b = append(b, p.name...)
+		a.Name = textOf(b[len(b)-len(p.name):])
+	}
 	b = append(b, '"', ':')
-	if a.Kind != String {
-		return append(b, a.Value...)
+	if p.kind == String {
+		b = append(b, '"')
 	}
-	b = append(b, '"')
-	rest := a.Value
-	for {
-		i := strings.IndexAny(rest, `"\`) // what else JSON escapes is not allowed in a String
-		if i < 0 {
-			return append(append(b, rest...), '"')
+	if p.plain {
+		b = append(b, p.value...)
+		a.Value = textOf(b[len(b)-len(p.value):])
+	} else {
+		a.Value = string(p.value)
+		for _, c := range p.value { // what else JSON escapes is not allowed in a String
+			if c == '"' || c == '\\' {
+				b = append(b, '\\')
+			}
+			b = append(b, c)
 		}
-		b = append(append(b, rest[:i]...), '\\', rest[i])
-		rest = rest[i+1:]
 	}
+	if p.kind == String {
+		b = append(b, '"')
+	}
+	return b, a
 }
+
+// textOf is b as a string without a copy: an event's JSON form never changes.
+func textOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // A payload is an event's data as it came: from structured mode the JSON values
 // of the two members, from binary mode the body. Nil or empty: none.

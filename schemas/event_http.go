@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 )
@@ -87,9 +88,7 @@ func (d *draft) binary(header map[string][]string, body []byte) (*Event, *Proble
 	case len(values) > 1:
 		first = fault("datacontenttype", "There are several Content-Type headers; send one.")
 	case len(values) == 1 && strings.Trim(values[0], " \t") != "":
-		p := d.begin([]byte("datacontenttype"))
-		d.text = append(d.text, strings.Trim(values[0], " \t")...)
-		first = d.end(p)
+		first = d.add(newPart(rankContentType, nil, keep(d, strings.Trim(values[0], " \t"))))
 	}
 	if first != nil {
 		return nil, first
@@ -107,25 +106,28 @@ func (d *draft) header(key string, values []string) *Problem {
 		}
 		d.text = append(d.text, c)
 	}
-	name := d.text[start:]
-	d.text = d.text[:start]
+	name := d.text[start:len(d.text):len(d.text)]
 	if brokers(name) {
 		return nil
 	}
 	if p := checkName(name); p != nil {
 		return p
 	}
-	p := d.begin(name)
+	p := part{rank: rankOf(name), name: name}
 	switch {
 	case p.rank == rankContentType:
-		return fault(d.name(p), "In binary mode the datacontenttype is the header Content-Type; leave out ce-datacontenttype.")
+		return fault(p.called(), "In binary mode the datacontenttype is the header Content-Type; leave out ce-datacontenttype.")
 	case len(values) > 1:
-		return fault(d.name(p), "The attribute %q stands in several headers.", d.name(p))
+		return fault(p.called(), "The attribute %q stands in several headers.", p.called())
 	}
 	value := decodeHeader(values[0])
 	if !utf8.ValidString(value) {
-		return fault(d.name(p), "The header ce-%s is no UTF-8 after percent-decoding.", d.name(p))
+		return fault(p.called(), "The header ce-%s is no UTF-8 after percent-decoding.", p.called())
 	}
-	d.text = append(d.text, value...)
-	return d.end(p)
+	return d.add(newPart(p.rank, name, keep(d, value)))
+}
+
+// newPart is a part of type String.
+func newPart(r rank, name, value []byte) part {
+	return part{rank: r, name: name, value: value, plain: !bytes.ContainsAny(value, `"\`)}
 }

@@ -52,8 +52,10 @@ func ParseStored(b []byte) (*Event, error) {
 	return parseOne(b, true)
 }
 
-func parseOne(b []byte, stored bool) (*Event, error) {
-	r := newReader(b)
+func parseOne(b []byte, stored bool) (*Event, error) { return newReader(b).one(stored) }
+
+// one reads what is one event, and frees the reader.
+func (r *reader) one(stored bool) (*Event, error) {
 	defer r.free()
 	e, p := r.event(stored)
 	if p == nil {
@@ -124,26 +126,19 @@ func (r *reader) value() (jsontext.Value, *Problem) {
 
 // event reads one object at the reader's place.
 func (r *reader) event(stored bool) (*Event, *Problem) {
-	if r.PeekKind() != '{' {
-		if _, p := r.value(); p != nil {
-			return nil, p
-		}
+	object, p := r.value()
+	if p != nil {
+		return nil, p
+	}
+	if object.Kind() != '{' {
 		return nil, Problemf("event", "An event is a JSON object.")
 	}
-	if _, err := r.ReadToken(); err != nil {
-		return nil, syntax(err)
-	}
-	r.draft.reset()
-	r.draft.stored = stored
+	r.draft.begin(stored)
 	var data payload
-	for r.PeekKind() != '}' {
-		quoted, p := r.value()
-		if p != nil {
-			return nil, p
-		}
-		value, p := r.value()
-		if p != nil {
-			return nil, p
+	for all := membersOf(object); ; {
+		quoted, value, ok := all.next()
+		if !ok {
+			return r.draft.event(data)
 		}
 		name := quoted[1 : len(quoted)-1]
 		if bytes.IndexByte(name, '\\') >= 0 {
@@ -163,42 +158,39 @@ func (r *reader) event(stored bool) (*Event, *Problem) {
 			}
 		}
 	}
-	if _, err := r.ReadToken(); err != nil {
-		return nil, syntax(err)
-	}
-	return r.draft.event(data)
 }
 
 // member takes one attribute. A null is an attribute that is not set.
 func (d *draft) member(name []byte, value jsontext.Value) *Problem {
-	if p := checkName(name); p != nil {
-		return p
+	r := rankOf(name)
+	if r == rankExtension {
+		if p := checkName(name); p != nil {
+			return p
+		}
 	}
 	kind := value.Kind()
 	if kind == 'n' {
 		return nil
 	}
-	p := d.begin(name)
+	p := part{rank: r, name: name, value: value, plain: true}
 	switch kind {
 	case '"':
-		text, err := jsontext.AppendUnquote(d.text, value)
-		if err != nil {
-			return syntax(err)
+		p.value = value[1 : len(value)-1]
+		if bytes.IndexByte(value, '\\') >= 0 {
+			text, _ := jsontext.AppendUnquote(d.text[len(d.text):], value) // it is valid
+			p.value, p.plain = keep(d, text), false
 		}
-		d.text = text
-		return d.end(p)
 	case 't', 'f':
 		p.kind = Boolean
 	case '0':
 		p.kind = Integer
 		if !validInteger(value) {
-			return fault(d.name(p), "The attribute %q is a number outside the Integers of CloudEvents: whole, from -2147483648 to 2147483647, without fraction or exponent.", d.name(p))
+			return fault(p.called(), "The attribute %q is a number outside the Integers of CloudEvents: whole, from -2147483648 to 2147483647, without fraction or exponent.", p.called())
 		}
 	default:
-		return fault(d.name(p), "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", d.name(p))
+		return fault(p.called(), "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", p.called())
 	}
-	d.text = append(d.text, value...)
-	return d.end(p)
+	return d.add(p)
 }
 
 // jsonValue returns b without the blanks around it, if it is one strictly valid

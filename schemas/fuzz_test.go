@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -26,11 +27,21 @@ func FuzzParseEvent(f *testing.F) {
 		}
 	}
 	f.Add(typicalEvent)
+	var arena schemas.Arena
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := schemas.ParseEvent(b)
+		arena.Reset()
+		arena.ParseEvent(typicalEvent) //nolint:errcheck // something before it
+		same, sameErr := arena.ParseEvent(b)
+		if !reflect.DeepEqual(err, sameErr) {
+			t.Errorf("in an arena the error is %v, not %v", sameErr, err)
+		}
 		if err != nil {
 			checkRefusal(t, err)
 			return
+		}
+		if !reflect.DeepEqual(e, same) {
+			t.Errorf("in an arena the event is %s", same.JSON())
 		}
 		if !json.Valid(b) {
 			t.Errorf("accepted what encoding/json does not read")

@@ -12,6 +12,9 @@ type mediaType struct {
 // empty parameters that RFC 9110 section 5.6.6 takes around a semicolon. There is
 // nothing around it and nothing outside ASCII in it.
 func parseMediaType(s string) (mediaType, bool) {
+	if s == "application/json" { // as most are
+		return mediaType{kind: "application", subtype: "json"}, true
+	}
 	end := strings.IndexAny(s, "; \t")
 	if end < 0 {
 		end = len(s)

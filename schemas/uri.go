@@ -8,8 +8,11 @@ import (
 // validURIReference says whether s is a URI-reference, or with absolute a URI,
 // which has a scheme, by the grammar of RFC 3986. A URI may have a fragment.
 func validURIReference(s string, absolute bool) bool {
+	path := !absolute && !strings.HasPrefix(s, "//") // and nothing else, so far
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
+		case c == ':' || c == '?' || c == '#' || c == '[' || c == ']':
+			path = false
 		case c == '%':
 			if i+2 >= len(s) || unhex(s[i+1]) > 15 || unhex(s[i+2]) > 15 {
 				return false
@@ -18,6 +21,9 @@ func validURIReference(s string, absolute bool) bool {
 		case c >= 0x80 || !uriBytes[c]:
 			return false
 		}
+	}
+	if path {
+		return true
 	}
 	s, fragment, _ := strings.Cut(s, "#")
 	s, query, _ := strings.Cut(s, "?")

@@ -14,6 +14,7 @@ const (
 	opPong  = 0xA
 	final   = 0x80
 	rsv1    = 0x40 // compressed (RFC 7692 section 6)
+	masked  = 0x80 // of the second byte
 )
 
 // maxControl is the longest payload of a control frame (RFC 6455 section 5.5).

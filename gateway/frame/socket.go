@@ -6,9 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,13 +17,9 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Sizes of coder's buffers. The reader's is what a small message or two need; the
-// writer's must hold a control frame, at most 127 bytes, and twice that, so that it
-// reaches us as one Write.
-const (
-	readBuffer  = 512
-	writeBuffer = 256
-)
+// writeBuffer is the size of coder's buffer: it must hold a control frame, at most 127
+// bytes, and twice that, so that it reaches us as one Write.
+const writeBuffer = 256
 
 // tlsPiece is how much is encrypted at a time: no more than one TLS record, so that
 // a full socket leaves little ciphertext behind.
@@ -47,12 +43,8 @@ type Socket struct {
 	flushing sync.Mutex // held by the one who flushes; taken before mu
 	gone     atomic.Bool
 
-	// Owned by the reader.
-	early     []byte    // came with the handshake, or was read ahead
-	ahead     *[]byte   // what early lies in, if it was read ahead
-	busy      bool      // the last read filled its buffer: more is waiting
-	messageBy time.Time // when the message being read must be here; zero between messages
-	broken    error     // of the connection, not of what came over it
+	reading reading // owned by the reader
+	limit   int     // of a message in bytes
 
 	mu        sync.Mutex // guards what follows, and writing; taken before conn.mu
 	closeSent bool
@@ -76,6 +68,8 @@ type Options struct {
 	// Interval is that of pings. A client that for two of them sends no frame and
 	// whose TCP takes no data is silent: reads and writes fail with [ErrSilent].
 	Interval time.Duration
+	// Memory bounds what is read ahead; nil sets no bound.
+	Memory Memory
 }
 
 // Accept answers the handshake of r, which the caller has checked (version, key,
@@ -83,12 +77,12 @@ type Options struct {
 // should return soon after, so that net/http's memory goes. The listener must be a
 // [Listener].
 func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Socket, error) {
-	s := &Socket{interval: o.Interval, alive: time.Now()}
+	s := &Socket{interval: o.Interval, alive: time.Now(), limit: math.MaxInt, reading: reading{memory: o.Memory}}
 	options := &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin has been checked
 		CompressionMode:    websocket.CompressionDisabled,
-		OnPingReceived:     func(context.Context, []byte) bool { s.Sign(); return true },
-		OnPongReceived:     func(context.Context, []byte) { s.Sign() },
+		OnPingReceived:     func(context.Context, []byte) bool { s.live(); return true },
+		OnPongReceived:     func(context.Context, []byte) { s.live() },
 	}
 	if o.Subprotocol != "" {
 		options.Subprotocols = []string{o.Subprotocol}
@@ -136,15 +130,16 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			c.Close()
 			return nil, nil, err
 		}
-		s.early = slices.Clone(peeked)
+		s.reading.in = slices.Clone(peeked)
 	}
 	if err := rw.Writer.Flush(); err != nil { // the answer to the handshake
 		c.Close()
 		return nil, nil, err
 	}
 	own.detach()
+	s.reading.from = c
 	inner := &coderConn{Conn: c, socket: s}
-	return inner, bufio.NewReadWriter(bufio.NewReaderSize(inner, readBuffer), bufio.NewWriterSize(inner, writeBuffer)), nil
+	return inner, bufio.NewReadWriter(bufio.NewReaderSize(inner, coderBuffer), bufio.NewWriterSize(inner, writeBuffer)), nil
 }
 
 // coderConn is what coder/websocket reads and writes: whole control frames are all
@@ -154,97 +149,12 @@ type coderConn struct {
 	socket *Socket
 }
 
-func (c *coderConn) Read(b []byte) (int, error) { return c.socket.read(c.Conn, b) }
+func (c *coderConn) Read(b []byte) (int, error) { return c.socket.read(b) }
 
 func (c *coderConn) Write(b []byte) (int, error) { return len(b), c.socket.control(b) }
 
 // Close does nothing: the socket's owner closes, after its Close frame was read.
 func (c *coderConn) Close() error { return nil }
-
-// readAhead is how much is read at a time from a client that sends faster than
-// coder's buffer is emptied.
-const readAhead = 32 << 10
-
-var readAheads = sync.Pool{New: func() any { b := make([]byte, readAhead); return &b }}
-
-// Sign notes a sign of life: a frame was received.
-func (s *Socket) Sign() {
-	s.mu.Lock()
-	s.alive = time.Now()
-	s.mu.Unlock()
-}
-
-// read reads from the connection. Its deadline is the message's, or between messages
-// that of silence.
-func (s *Socket) read(c net.Conn, b []byte) (int, error) {
-	if len(s.early) > 0 {
-		n := copy(b, s.early)
-		if s.early = s.early[n:]; len(s.early) == 0 {
-			s.early = nil
-			if s.ahead != nil { // nothing is held while the socket waits
-				readAheads.Put(s.ahead)
-				s.ahead = nil
-			}
-		}
-		return n, nil
-	}
-	if s.busy {
-		s.ahead = readAheads.Get().(*[]byte)
-		n, err := s.readSocket(c, *s.ahead)
-		s.busy = n == len(*s.ahead)
-		if n == 0 {
-			readAheads.Put(s.ahead)
-			s.ahead = nil
-			return 0, err
-		}
-		s.early = (*s.ahead)[:n]
-		return s.read(c, b)
-	}
-	n, err := s.readSocket(c, b)
-	s.busy = n == len(b) && n >= readBuffer
-	return n, err
-}
-
-// readSocket reads from the connection itself.
-func (s *Socket) readSocket(c net.Conn, b []byte) (int, error) {
-	for {
-		deadline, ok := s.readDeadline()
-		if !ok {
-			s.broken = ErrSilent
-			return 0, ErrSilent
-		}
-		c.SetReadDeadline(deadline) //nolint:errcheck // the read will say it
-		n, err := c.Read(b)
-		if n > 0 || err == nil {
-			return n, nil
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !s.messageBy.IsZero() || s.Closing() {
-			s.broken = err
-			return 0, err
-		}
-	}
-}
-
-// readDeadline is until when a read may wait, false if the client is silent.
-func (s *Socket) readDeadline() (time.Time, bool) {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	deadline := s.messageBy
-	if deadline.IsZero() {
-		if s.silent(now) {
-			return deadline, false
-		}
-		deadline = now.Add(s.interval)
-		if last := s.alive.Add(2 * s.interval); last.Before(deadline) {
-			deadline = last
-		}
-	}
-	if !s.closeBy.IsZero() && s.closeBy.Before(deadline) {
-		deadline = s.closeBy
-	}
-	return deadline, true
-}
 
 // silent says whether the client gave no sign of life for two intervals. That its
 // TCP has taken more than control frames is one; that the kernel accepted a write
@@ -261,14 +171,6 @@ func (s *Socket) silent(now time.Time) bool {
 	}
 	return !now.Before(s.alive.Add(2 * s.interval))
 }
-
-// Expect says by when the rest of the message that is being read must be here; the
-// zero time stands between messages. It belongs to the reader.
-func (s *Socket) Expect(by time.Time) { s.messageBy = by }
-
-// Broken is the error of the connection, after Read or its reader failed; nil if
-// what came over it was wrong. It belongs to the reader.
-func (s *Socket) Broken() error { return s.broken }
 
 // control sends one control frame, after the frame in progress. While the socket is
 // full, one pong waits; a newer one is not needed (RFC 6455 section 5.5.3). A Close
@@ -416,16 +318,6 @@ func (s *Socket) WriteText(payload ...[]byte) error {
 	return s.Write(&c)
 }
 
-// Read returns a reader of the next message; its end is the message's. It answers
-// pings and Close frames meanwhile. The error of a Close is coder's
-// [websocket.CloseError].
-func (s *Socket) Read(ctx context.Context) (websocket.MessageType, io.Reader, error) {
-	return s.ws.Reader(ctx)
-}
-
-// SetReadLimit bounds a message in bytes, -1 for no bound.
-func (s *Socket) SetReadLimit(n int64) { s.ws.SetReadLimit(n) }
-
 // ping is the frame with which an idle socket is asked whether it lives.
 var ping = appendHeader(nil, final|opPing, 0)
 
@@ -484,5 +376,9 @@ func (s *Socket) Close() error {
 	return s.conn.Conn.Close() // TLS's goodbye could wait on a full socket
 }
 
-// Release frees what coder/websocket holds, once the reader has ended.
-func (s *Socket) Release() { s.ws.CloseNow() } //nolint:errcheck // the connection is closed
+// Release frees what coder/websocket and the reader hold, once the reader has ended.
+func (s *Socket) Release() {
+	s.reading.in = nil
+	s.reading.rest()
+	s.ws.CloseNow() //nolint:errcheck // the connection is closed
+}

@@ -1,0 +1,50 @@
+package schemas
+
+// An Arena reads events into memory that is used again after [Arena.Reset]: what was
+// read before must not be looked at any more then, nor any text of it. The zero value is
+// ready; it belongs to one goroutine at a time.
+type Arena struct {
+	events []Event
+	json   []byte
+}
+
+// Sizes of what an arena uses again. What is beyond is left to the garbage collector.
+const (
+	arenaEvents = 128
+	arenaJSON   = 64 << 10
+)
+
+// ParseEvent is as the function of that name.
+func (a *Arena) ParseEvent(b []byte) (*Event, error) {
+	r := newReader(b)
+	r.draft.arena = a
+	return r.one(false)
+}
+
+// Reset takes the memory of all events back.
+func (a *Arena) Reset() { a.events, a.json = a.events[:0], a.json[:0] }
+
+// event returns an empty event.
+func (a *Arena) event() *Event {
+	if a == nil {
+		return &Event{}
+	}
+	if len(a.events) == cap(a.events) {
+		a.events = make([]Event, 0, arenaEvents)
+	}
+	a.events = append(a.events, Event{})
+	return &a.events[len(a.events)-1]
+}
+
+// bytes returns an empty slice with room for n bytes.
+func (a *Arena) bytes(n int) []byte {
+	if a == nil || n > arenaJSON/4 {
+		return make([]byte, 0, n)
+	}
+	if cap(a.json)-len(a.json) < n {
+		a.json = make([]byte, 0, arenaJSON)
+	}
+	start := len(a.json)
+	a.json = a.json[:start+n]
+	return a.json[start : start : start+n]
+}
