@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +28,7 @@ func newCheckCommand() *cobra.Command {
 		allowlist bool
 		format    string
 		asks      access.Rights
+		timeout   time.Duration
 		common    *clientFlags
 	)
 	cmd := &cobra.Command{
@@ -35,12 +39,14 @@ the TCP ports, TLS and who signed the certificate, the gateway's answer, this ma
 clock, a WebSocket, a round trip, a second of throughput, and what the token may do.
 
 Each step is printed on a line: ok, warning, failed, or skipped where an earlier one makes
-it impossible; and where it did not end well, whom to tell what. No step takes longer than
-some seconds. Nothing is changed at the gateway: throughput is measured with pings in a
-session, and rights are asked about with an empty batch, a page of history, a question
-about a subscription, and a listener that is refused for its id. With --publish,
+it impossible; and where it did not end well, whom to tell what. With --publish,
 --subscribe, --subscription and --listen the token must give these rights; without, it is
 said what it gives.
+
+Nothing is changed at the gateway: throughput is measured with pings in a session, and
+rights are asked about with an empty batch, a page of history, a question about a
+subscription, and a listener that is refused for its id. Whether a token may send to a
+hybrid connection can't be asked without reaching its listener.
 
 Without URL it is the gateway of --gateway. A URL without https:// gets it.
 
@@ -69,10 +75,14 @@ the proxy's password, the clock, the token and its rights.`,
 					common.gateway = "https://" + args[0]
 				}
 			}
+			if timeout <= 0 {
+				return usageError{cmd.CommandPath(), errors.New("--timeout must be more than 0")}
+			}
 			config, err := checkConfig(common)
 			if err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}
+			config.Timeout = timeout
 			if config.Asks, err = checkAsks(asks); err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}
@@ -108,6 +118,7 @@ the proxy's password, the clock, the token and its rights.`,
 	flags.StringArrayVar(&asks.Subscribe, "subscribe", nil, "ask for the right to subscribe to a topic `FILTER`")
 	flags.StringArrayVar(&asks.Subscriptions, "subscription", nil, "ask for the right to use the durable subscription of this `NAME`")
 	flags.StringArrayVar(&asks.Listen, "listen", nil, "ask for the right to listen on the hybrid connection of this `NAME`")
+	flags.DurationVar(&timeout, "timeout", 5*time.Second, "wait so long for an answer in each step")
 	common = addClientFlags(cmd)
 	completeWith(cmd, "format", "text", "json", "csv")
 	return cmd
@@ -169,14 +180,25 @@ func checkConfig(common *clientFlags) (check.Config, error) {
 			return c, err
 		}
 	}
-	c.ProxySource, c.NoProxy = proxySource(common.proxy, c.Client.Gateway)
+	proxy := aboutProxy(common.proxy, c.Client.Gateway)
+	c.ProxySource, c.NoProxy = proxy.source, proxy.none
+	if proxy.bad {
+		c.Client.Proxy = func(*http.Request) (*url.URL, error) { return nil, errors.New("no address") }
+	}
 	return c, nil
 }
 
-// proxySource says where a proxy for the gateway comes from, and if there is none, why.
-func proxySource(flag, gateway string) (source, none string) {
+// A proxyWord is what can be said of where a proxy comes from.
+type proxyWord struct {
+	source string // of the one that there is
+	none   string // why there is none
+	bad    bool   // a variable names one that is no address, and is not used
+}
+
+// aboutProxy says where a proxy for the gateway comes from, and if there is none, why.
+func aboutProxy(flag, gateway string) proxyWord {
 	if flag != "" {
-		return "from --proxy", "--proxy names none"
+		return proxyWord{source: "--proxy"}
 	}
 	names := []string{"HTTPS_PROXY", "https_proxy"}
 	host := ""
@@ -187,16 +209,27 @@ func proxySource(flag, gateway string) (source, none string) {
 		}
 	}
 	for _, name := range names {
-		if os.Getenv(name) == "" {
+		value := os.Getenv(name)
+		if value == "" {
 			continue
 		}
 		why := "NO_PROXY excepts " + host
 		if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 			why = "it is never used for loopback"
 		}
-		return "from " + name, "no proxy is used: " + name + " is set, but " + why
+		return proxyWord{name, "no proxy is used: " + name + " is set, but " + why, !isProxy(value)}
 	}
-	return "from the environment", "no proxy is used: neither --proxy nor " + names[0] + " is set"
+	return proxyWord{"the environment", "no proxy is used: neither --proxy nor " + names[0] + " is set", false}
+}
+
+// isProxy says whether net/http takes a variable's value for a proxy's address, with a
+// scheme or without. It says nothing where it does not, and uses none.
+func isProxy(value string) bool {
+	u, err := url.Parse(value)
+	if err != nil || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		u, err = url.Parse("http://" + value)
+	}
+	return err == nil && u.Hostname() != ""
 }
 
 // printResult prints a step.

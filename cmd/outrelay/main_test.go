@@ -54,6 +54,7 @@ func TestScripts(t *testing.T) {
 			"freeport": freeport,
 			"reach":    reach,
 			"website":  website,
+			"detour":   detour,
 			"webhook":  webhook,
 		},
 	})
@@ -110,7 +111,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 func scripted(ctx context.Context, ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "PWD", "OUTRELAY_GATEWAY", "OUTRELAY_TOKEN"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "WORK", "PWD", "OUTRELAY_GATEWAY", "OUTRELAY_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -50,6 +50,7 @@ type site struct {
 	gateway       *gateway
 	proxy         *connectProxy // nil without
 	address       string        // the gateway's
+	rules         string        // of the firewall
 }
 
 func newSite(t *testing.T, proxied bool) *site {
@@ -58,14 +59,15 @@ func newSite(t *testing.T, proxied bool) *site {
 		between := newNamespace(t)
 		s.onprem.wire(onpremAddress+"/24", between, proxyAddress+"/24")
 		between.wire("10.78.0.1/24", s.cloud, cloudAddress+"/24")
-		s.onprem.firewall(fmt.Sprintf(onpremRules, proxyAddress, "3128"))
+		s.rules = fmt.Sprintf(onpremRules, proxyAddress, "3128")
 		s.proxy = newConnectProxy(t, between.listen(proxyAddress+":3128"), func(address string) (net.Conn, error) {
 			return between.dial(net.Dialer{Timeout: patience}, address)
 		})
 	} else {
 		s.onprem.wire("10.78.0.1/24", s.cloud, cloudAddress+"/24")
-		s.onprem.firewall(fmt.Sprintf(onpremRules, cloudAddress, "443"))
+		s.rules = fmt.Sprintf(onpremRules, cloudAddress, "443")
 	}
+	s.onprem.firewall(s.rules)
 	dir := t.TempDir()
 	certificate, key := selfSigned(t, cloudAddress)
 	for name, content := range map[string]string{"cert.pem": certificate, "key.pem": key} {
@@ -140,6 +142,7 @@ func TestBehindAFirewall(t *testing.T) {
 			t.Run("listen", s.checkListen)
 			t.Run("bridge to the host", func(t *testing.T) { s.checkBridge(t, s.onprem, s.cloud) })
 			t.Run("bridge from the host", func(t *testing.T) { s.checkBridge(t, s.cloud, s.onprem) })
+			t.Run("the network test", s.checkNetworkTest)
 			t.Run("nothing else passes", s.checkFirewall)
 			if proxied && s.proxy.opened.Load() < 5 {
 				t.Errorf("the proxy opened %d connections; what passed went elsewhere", s.proxy.opened.Load())

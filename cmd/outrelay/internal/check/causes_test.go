@@ -60,7 +60,7 @@ func TestCauses(t *testing.T) {
 	through := func(user *url.Userinfo, port string) func(*check.Config) {
 		return func(c *check.Config) {
 			c.Client.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:" + port, User: user})
-			c.ProxySource = "from HTTPS_PROXY"
+			c.ProxySource = "HTTPS_PROXY"
 		}
 	}
 	asking := func(asks ...string) func(*check.Config) {

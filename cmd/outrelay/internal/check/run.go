@@ -22,8 +22,8 @@ type Config struct {
 	// CA are the authorities that the operator named, without those of the system; nil
 	// for none. Client.TLS has them, too.
 	CA *x509.CertPool
-	// ProxySource says where the proxy came from, and NoProxy why there is none, in
-	// words for people.
+	// ProxySource is where the proxy came from, such as "HTTPS_PROXY", and NoProxy says
+	// why there is none.
 	ProxySource, NoProxy string
 	// Timeout is for each step that waits for somebody: 5 s.
 	Timeout time.Duration

@@ -33,7 +33,7 @@ func (r *run) checkName() {
 		result.Detail = fmt.Sprintf("%s is %s today; allow the name, because addresses change", r.host, strings.Join(addresses, ", "))
 		return
 	}
-	if proxy, _ := r.Client.ProxyFor(r.address(r.port)); proxy != nil {
+	if proxy, wrong := r.Client.ProxyFor(r.address(r.port)); proxy != nil || wrong != nil {
 		result.Status = OK
 		result.Detail = r.host + " is not known to this machine, which does no harm: the proxy resolves it"
 		return
@@ -76,7 +76,7 @@ func (r *run) checkReach() {
 	if r.skip(StepTCP, StepName, StepProxy) {
 		return
 	}
-	took, err := r.connect(r.port)
+	took, err := r.connect(r.port, r.Timeout)
 	r.sayTCP(r.port, took, err)
 }
 
@@ -86,9 +86,9 @@ func (r *run) proxied() bool {
 	result := Result{Step: StepProxy, Status: Failed, Cause: Network}
 	proxy, err := r.Client.ProxyFor(r.address(r.port))
 	switch {
-	case err != nil:
-		result.Detail = "the proxy's address can't be read; it came from " + r.ProxySource // and may hold a password
-		result.Tell = "write it as http://proxy.example.com:3128"
+	case err != nil, proxy != nil && proxy.Hostname() == "":
+		result.Detail = r.ProxySource + " has no address of a proxy" // which may hold a password
+		result.Tell = "write it as http://proxy.example.com:3128, or http://NAME:PASSWORD@proxy.example.com:3128 with signs such as % and @ in the password as %25 and %40"
 		r.say(result)
 		return false
 	case proxy == nil:
@@ -107,7 +107,7 @@ func (r *run) proxied() bool {
 	}
 	conn, err := dial(ctx, "tcp", at)
 	if err != nil {
-		result.Detail = fmt.Sprintf("the proxy %s (%s) is not reached: %s", at, r.ProxySource, r.network(err))
+		result.Detail = fmt.Sprintf("the proxy %s (from %s) is not reached: %s", at, r.ProxySource, r.network(err))
 		result.Tell = "check the proxy's address, or ask whoever runs it"
 		r.say(result)
 		r.skip(StepTCP, StepProxy)
@@ -115,7 +115,7 @@ func (r *run) proxied() bool {
 	}
 	conn.Close()
 	result.Milliseconds = milliseconds(time.Since(began))
-	took, err := r.connect(r.port)
+	took, err := r.connect(r.port, r.Timeout)
 	var status *subscriber.StatusError
 	if errors.As(err, &status) {
 		switch status.Status {
@@ -156,7 +156,7 @@ func (r *run) proxied() bool {
 
 func (r *run) sayProxy(result Result) {
 	result.Status, result.Cause = OK, 0
-	result.Detail = fmt.Sprintf("the proxy %s (%s) is used", result.Proxy, r.ProxySource)
+	result.Detail = fmt.Sprintf("the proxy %s (from %s) is used", result.Proxy, r.ProxySource)
 	if r.proxy.User != nil {
 		result.Detail += ", with the user name and password in its address"
 	}
@@ -175,8 +175,8 @@ func proxyAddress(proxy *url.URL) string {
 }
 
 // connect opens a connection to a port of the gateway, and closes it.
-func (r *run) connect(port int) (time.Duration, error) {
-	ctx, cancel := r.limited()
+func (r *run) connect(port int, limit time.Duration) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	defer cancel()
 	began := time.Now()
 	conn, err := r.Client.Connect(ctx, r.address(port))
@@ -211,6 +211,9 @@ func (r *run) sayTCP(port int, took time.Duration, err error) {
 	r.say(result)
 }
 
+// otherPort is how long a port that is not needed may take.
+const otherPort = 2 * time.Second
+
 // checkPorts tries the other ports that the gateway names. The address at hand does
 // without them, so a closed one is no failure.
 func (r *run) checkPorts() {
@@ -222,7 +225,7 @@ func (r *run) checkPorts() {
 	for i, port := range r.ports {
 		tasks.Go(func() {
 			result := Result{Step: StepTCP, Host: r.host, Port: port, Status: OK, Detail: fmt.Sprintf("port %d of %s is open, too", port, r.host)}
-			took, err := r.connect(port)
+			took, err := r.connect(port, min(r.Timeout, otherPort))
 			result.Milliseconds = milliseconds(took)
 			if err != nil {
 				result.Status = Warning
@@ -251,7 +254,7 @@ func (r *run) network(err error) string {
 	case errors.Is(err, os.ErrPermission):
 		return "this machine's own firewall forbids it"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &slow) && slow.Timeout():
-		return fmt.Sprintf("no answer in %v, so something on the way drops the packets", r.Timeout)
+		return "there is no answer, so something on the way drops the packets"
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {
