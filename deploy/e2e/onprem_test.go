@@ -139,6 +139,7 @@ func TestBehindAFirewall(t *testing.T) {
 			s := newSite(t, proxied)
 			t.Run("events", s.checkEvents)
 			t.Run("durable subscription", s.checkDurable)
+			t.Run("deliver", s.checkDeliver)
 			t.Run("listen", s.checkListen)
 			t.Run("bridge to the host", func(t *testing.T) { s.checkBridge(t, s.onprem, s.cloud) })
 			t.Run("bridge from the host", func(t *testing.T) { s.checkBridge(t, s.cloud, s.onprem) })
@@ -191,6 +192,32 @@ func (s *site) checkDurable(t *testing.T) {
 	var line struct{ Event struct{ ID string } }
 	if err := json.Unmarshal([]byte(output(t, "", "", name, args...)), &line); err != nil || line.Event.ID != "kept-too" {
 		t.Errorf("subscribe --subscription printed %+v, %v; want the event", line, err)
+	}
+}
+
+// checkDeliver hands an event to a web service on the host, which answers the second time.
+func (s *site) checkDeliver(t *testing.T) {
+	l := s.onprem.listen("127.0.0.1:8001")
+	failed := false
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !failed {
+			failed = true
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintf(w, "thanks for %s", r.Header.Get("Ce-Id"))
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) })
+	defer serving.Wait()
+	defer server.Close()
+	agent := s.client(t, s.onprem, "deliver", "web", "--topic", "web/*", "--from", "earliest", "--to", "http://127.0.0.1:8001")
+	s.publish(t, s.cloud, "web/one", "for-the-web")
+	for attempt, want := range []string{"released", "acked"} {
+		line := agent.line(t)
+		if member(t, line, "id") != "for-the-web" || member(t, line, "outcome") != want {
+			t.Errorf("attempt %d: deliver printed %s, want it %s", attempt+1, line, want)
+		}
 	}
 }
 
