@@ -25,6 +25,8 @@ type Broker interface {
 	// Publish stores events, all or none. Begin is its first half: see there.
 	Publish(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (broker.Receipt, error)
 	Begin(ctx context.Context, namespace string, topic schemas.Topic, events []*schemas.Event) (*broker.Publishing, error)
+	// Stored says whether a topic is kept in the log.
+	Stored(namespace string, topic schemas.Topic) bool
 	// Subscribe opens a stream, which stands once it returns.
 	Subscribe(ctx context.Context, namespace string, o broker.StreamOptions) (*broker.Stream, error)
 	// History reads a page of stored events.

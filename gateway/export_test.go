@@ -44,6 +44,8 @@ func (g *Gateway) HurryDrain() { g.drainLeast = 10 * time.Millisecond }
 // ParseSession reads a session's message and tells what it asks for; quoted is the id
 // as answers have it.
 func ParseSession(b []byte) (id, op string, quoted []byte, err error) {
-	id, r := (&session{}).parse(b)
+	var s session
+	_, wrong := s.fields.read(b)
+	id, r := s.interpret(wrong)
 	return id, r.op, quote(id), r.err
 }

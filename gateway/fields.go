@@ -71,9 +71,27 @@ type fieldReader struct {
 var fieldReaders = sync.Pool{New: func() any { return &fieldReader{} }}
 
 // read reads one JSON object. The error is a problem of name "parameter"; what was
-// read before it is in f all the same, so that it can be said whose fault it is.
-func (f *fields) read(in []byte) error {
+// read before it is in f all the same, so that it can be said whose fault it is. strict
+// says that all that is in f has been read as [schemas.ReadObject] does.
+func (f *fields) read(in []byte) (strict bool, err error) {
 	clear(f[:])
+	object, ok := schemas.ReadObject(in)
+	if !ok {
+		return false, f.readParts(in)
+	}
+	for all := schemas.MembersOf(object); ; {
+		name, value, ok := all.Next()
+		if !ok {
+			return true, nil
+		}
+		if k, known := fieldNamed(name); known {
+			f[k] = value
+		}
+	}
+}
+
+// readParts is read for an object of which only the known fields are to be right.
+func (f *fields) readParts(in []byte) error {
 	r := fieldReaders.Get().(*fieldReader)
 	defer func() {
 		r.buf = bytes.Buffer{}

@@ -1,26 +1,17 @@
 package gateway
 
 import (
-	"sync"
-	"time"
-
 	"github.com/outrelay/outrelay/gateway/access"
 	"github.com/outrelay/outrelay/schemas"
 )
-
-// together is how many messages that came together are published together.
-const together = 128
 
 // An inlet is what a stream's client publishes. It belongs to the stream's reader.
 type inlet struct {
 	// topic is where the client may publish, "" on a filter with wildcards.
 	topic   schemas.Topic
-	waiting []*schemas.Event // to be published with what comes behind them
-	arena   *schemas.Arena   // holds them; nil if nothing waits
-	refusal error            // of all of them: decided once
+	waiting gathering // what is to be published with what comes behind it
+	refusal error     // of all of it: decided once
 }
-
-var arenas = sync.Pool{New: func() any { return new(schemas.Arena) }}
 
 // receive takes the client's messages in their order. What lies in the socket's buffer
 // is published together, and nothing more is read before it is kept, so that a client
@@ -39,7 +30,7 @@ func (s *stream) receive() {
 			s.take(message)
 		}
 		release()
-		if !s.socket.Ready() || len(s.inlet.waiting) == together {
+		if !s.socket.Ready() || len(s.inlet.waiting.events) == together {
 			s.publish()
 		}
 	}
@@ -48,19 +39,17 @@ func (s *stream) receive() {
 // take reads a message of the client; what is in it waits to be published.
 func (s *stream) take(message []byte) {
 	in := &s.inlet
-	if in.arena == nil {
-		in.arena, in.refusal = arenas.Get().(*schemas.Arena), s.mayPublish()
+	if len(in.waiting.events) == 0 {
+		in.refusal = s.mayPublish()
 	}
 	err := in.refusal
 	if err == nil {
-		var e *schemas.Event
-		if e, err = in.arena.ParseEvent(message); err == nil {
-			in.waiting = append(in.waiting, e)
-			return
-		}
+		err = in.waiting.add(message)
 	}
-	s.publish() // notices come in the order of what they are about
-	s.reject(err, eventID(message))
+	if err != nil {
+		s.publish() // notices come in the order of what they are about
+		s.reject(err, eventID(message))
+	}
 }
 
 // mayPublish says whether the client may publish here.
@@ -77,30 +66,15 @@ func (s *stream) mayPublish() error {
 
 // publish publishes what waits.
 func (s *stream) publish() {
-	events, arena := s.inlet.waiting, s.inlet.arena
-	s.inlet.arena = nil
-	if len(events) == 0 {
+	waiting := &s.inlet.waiting
+	defer waiting.clear()
+	if len(waiting.events) == 0 {
 		return
 	}
-	g, namespace := s.flow.gateway, s.flow.namespace
-	g.metrics.received(namespace, events)
-	ctx := newDeadline(g.ctx, g.config.Limits.BrokerTimeout)
-	defer ctx.cancel()
-	began := time.Now()
-	receipt, err := g.config.Broker.Publish(ctx, namespace, s.inlet.topic, events)
-	if err == nil {
-		g.metrics.published(namespace, time.Since(began), len(receipt.Duplicates))
-	}
-	for _, e := range events {
-		if err != nil {
+	if _, err := waiting.publish(s.flow.gateway, s.flow.namespace, s.inlet.topic); err != nil {
+		for _, e := range waiting.events {
 			s.reject(err, e.ID())
 		}
-	}
-	clear(events)
-	s.inlet.waiting = events[:0]
-	if err == nil && !receipt.Stored { // else the broker may be at work on them yet
-		arena.Reset()
-		arenas.Put(arena)
 	}
 }
 

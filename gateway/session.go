@@ -41,6 +41,7 @@ type session struct {
 	grant atomic.Pointer[access.Grant] // replaced by a token, and when the rules change
 
 	fields  fields // owned by the reader
+	live    live   // owned by the reader
 	writing int    // owned by the writer: bytes that the budget gets back with what it writes
 
 	tasks sync.WaitGroup // of lines and publishes; nothing is added once closing is set

@@ -57,6 +57,9 @@ func (s *session) receive() {
 		}
 		ok := s.take(message)
 		release()
+		if !s.socket.Ready() || len(s.live.ids) == together {
+			s.publishLive()
+		}
 		if !ok {
 			s.finish(schemas.CloseQuota, "the gateway has its hands full with messages")
 			return
@@ -72,6 +75,7 @@ func (s *session) slot() bool {
 		return true
 	default:
 	}
+	s.publishLive()
 	s.gateway.metrics.session.waits.WithLabelValues(s.namespace).Inc()
 	select {
 	case s.slots <- struct{}{}:
@@ -85,14 +89,19 @@ func (s *session) slot() bool {
 // take puts a message's request into its line. It keeps nothing of the message. False is
 // that there is no memory for the request.
 func (s *session) take(message []byte) bool {
-	id, r := s.parse(message)
+	strict, wrong := s.fields.read(message)
+	if strict && s.takeLive(&s.fields, len(message)) {
+		return true
+	}
+	s.publishLive()
+	id, r := s.interpret(wrong)
 	if len(r.events) > 0 || len(message) > firstRead {
 		if !s.gateway.bodies.Take(len(message)) {
 			return false
 		}
 		r.held = len(message)
 	}
-	s.gateway.metrics.session.requested(s.namespace, r.op)
+	s.gateway.metrics.session.requested(s.namespace, r.op, 1)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,10 +142,10 @@ func (s *session) take(message []byte) bool {
 	return true
 }
 
-// parse reads a message. The id is "" if it can't be made out.
-func (s *session) parse(message []byte) (id string, r *request) {
+// interpret says what the message asks for whose fields were read, wrong is what was wrong
+// with them. The id is "" if it can't be made out.
+func (s *session) interpret(wrong error) (id string, r *request) {
 	f, r := &s.fields, &request{}
-	wrong := f.read(message)
 	id, err := f.text(fieldID)
 	switch {
 	case wrong != nil:

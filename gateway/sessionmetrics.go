@@ -47,12 +47,12 @@ func (m *sessionMetrics) closed(s *session, r schemas.CloseReason) {
 	m.metrics.closes.WithLabelValues(s.namespace, kindSession, r.Word).Inc()
 }
 
-// requested counts a request; op is one of the contract's, or "" if it was refused.
-func (m *sessionMetrics) requested(namespace, op string) {
+// requested counts requests; op is one of the contract's, or "" if it was refused.
+func (m *sessionMetrics) requested(namespace, op string, n int) {
 	if op == "" {
 		op = "refused"
 	}
-	m.requests.WithLabelValues(namespace, op).Inc()
+	m.requests.WithLabelValues(namespace, op).Add(float64(n))
 }
 
 // subscribed counts open subscriptions up and down.

@@ -1,5 +1,7 @@
 package schemas
 
+import "github.com/go-json-experiment/json/jsontext"
+
 // An Arena reads events into memory that is used again after [Arena.Reset]: what was
 // read before must not be looked at any more then, nor any text of it. The zero value is
 // ready; it belongs to one goroutine at a time.
@@ -19,6 +21,19 @@ func (a *Arena) ParseEvent(b []byte) (*Event, error) {
 	r := newReader(b)
 	r.draft.arena = a
 	return r.one(false)
+}
+
+// ParseObject is ParseEvent for an object that has been read as [ReadObject] does, or is
+// part of one.
+func (a *Arena) ParseObject(object jsontext.Value) (*Event, error) {
+	r := newReader(nil)
+	defer r.free()
+	r.draft.arena = a
+	e, p := r.draft.object(object)
+	if p != nil {
+		return nil, p
+	}
+	return e, nil
 }
 
 // Reset takes the memory of all events back.

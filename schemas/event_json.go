@@ -134,11 +134,16 @@ func (r *reader) event(stored bool) (*Event, *Problem) {
 		return nil, Problemf("event", "An event is a JSON object.")
 	}
 	r.draft.begin(stored)
+	return r.draft.object(object)
+}
+
+// object reads a valid JSON object.
+func (d *draft) object(object jsontext.Value) (*Event, *Problem) {
 	var data payload
-	for all := membersOf(object); ; {
-		quoted, value, ok := all.next()
+	for all := MembersOf(object); ; {
+		quoted, value, ok := all.Next()
 		if !ok {
-			return r.draft.event(data)
+			return d.event(data)
 		}
 		name := quoted[1 : len(quoted)-1]
 		if bytes.IndexByte(name, '\\') >= 0 {
@@ -151,9 +156,9 @@ func (r *reader) event(stored bool) (*Event, *Problem) {
 			if value.Kind() != 'n' {
 				data.base64 = value
 			}
-		case brokers(name) && !stored:
+		case brokers(name) && !d.stored:
 		default:
-			if p := r.draft.member(name, value); p != nil {
+			if p := d.member(name, value); p != nil {
 				return nil, p
 			}
 		}

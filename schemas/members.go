@@ -6,17 +6,26 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// members walks through the members of a JSON object that is known to be valid.
-type members struct {
+// ReadObject returns the JSON object that b is, without the blanks around it; false if it
+// is anything else. It reads as strictly as [ParseEvent].
+func ReadObject(b []byte) (jsontext.Value, bool) {
+	r := newReader(b)
+	defer r.free()
+	v, p := r.value()
+	return v, p == nil && v.Kind() == '{' && r.end() == nil
+}
+
+// Members walks through the members of a JSON object that is known to be valid.
+type Members struct {
 	rest []byte
 }
 
-// membersOf begins with the first member.
-func membersOf(object jsontext.Value) members { return members{object[1:]} }
+// MembersOf begins with the first member.
+func MembersOf(object jsontext.Value) Members { return Members{object[1:]} }
 
-// next returns the next member: its name, in quotes, and its value, both parts of the
+// Next returns the next member: its name, in quotes, and its value, both parts of the
 // object; false after the last.
-func (m *members) next() (name, value jsontext.Value, ok bool) {
+func (m *Members) Next() (name, value jsontext.Value, ok bool) {
 	m.skip(',')
 	if m.rest[0] == '}' {
 		return nil, nil, false
@@ -27,13 +36,13 @@ func (m *members) next() (name, value jsontext.Value, ok bool) {
 }
 
 // skip passes over blanks and the mark.
-func (m *members) skip(mark byte) {
+func (m *Members) skip(mark byte) {
 	for m.rest[0] == mark || m.rest[0] <= ' ' {
 		m.rest = m.rest[1:]
 	}
 }
 
-func (m *members) take(n int) jsontext.Value {
+func (m *Members) take(n int) jsontext.Value {
 	v := m.rest[:n:n]
 	m.rest = m.rest[n:]
 	return v

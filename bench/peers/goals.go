@@ -40,8 +40,8 @@ func goals(found outcomes) (list []goal) {
 	add("1 to 1,000, most rate: deliveries/s ÷ NATS", ratio("fanout", nats, rate), false, 2, "")
 	add("1 to 1,000, 20 events/s: CPU ÷ limit", ratio("fanout-20", limit, perDelivery), true, 1.3, "")
 	add("1 to 1,000, 20 events/s: p99 ÷ NATS", ratio("fanout-20", nats, p99), true, 1, "")
-	add("100 publishers to 1, most rate: CPU ÷ NATS", ratio("fanin", nats, perDelivery), true, 2.5, "")
-	add("the same, published on streams, which answer nothing as NATS does", value("fanin", "outrelay-stream", perDelivery)/value("fanin", nats, perDelivery), true, 2.5, "")
+	add("100 publishers to 1, most rate, published on streams, which like NATS answer nothing: CPU ÷ NATS", value("fanin", "outrelay-stream", perDelivery)/value("fanin", nats, perDelivery), true, 2.5, "")
+	add("the same, published in sessions, which answer each publish: CPU ÷ NATS", ratio("fanin", nats, perDelivery), true, 2.5, "")
 	add("1,000 topics, 5,000 events/s: CPU ÷ NATS", ratio("topics", nats, perDelivery), true, 1.2, "")
 	for _, m := range found {
 		if m.name != "idle" {
