@@ -120,7 +120,6 @@ the proxy's password, the clock, the token and its rights.`,
 	flags.StringArrayVar(&asks.Listen, "listen", nil, "ask for the right to listen on the hybrid connection of this `NAME`")
 	flags.DurationVar(&timeout, "timeout", 5*time.Second, "wait so long for an answer in each step")
 	common = addClientFlags(cmd)
-	completeWith(cmd, "format", "text", "json", "csv")
 	return cmd
 }
 

@@ -18,6 +18,8 @@ func newConfigCommand() *cobra.Command {
 The config is YAML, read strictly: an unknown key is a mistake. Paths in it are
 relative to its file, and secrets are in files of their own. outrelay config print
 shows every key with its default.`,
+		Example: `  outrelay config print > outrelay.yaml
+  outrelay config check outrelay.yaml`,
 	})
 	cmd.AddCommand(newConfigCheckCommand(), newConfigPrintCommand(), newConfigSchemaCommand())
 	return cmd
@@ -32,7 +34,8 @@ func newConfigCheckCommand() *cobra.Command {
 
 All mistakes are told at once, as FILE:LINE: KEY: TEXT on standard error, with exit
 code 3. The files that the config names are read too.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  outrelay config check outrelay.yaml`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(config.Options{File: args[0], Dev: dev})
 			if err != nil {
@@ -60,6 +63,8 @@ func newConfigPrintCommand() *cobra.Command {
 		Short: "Print the config that holds, every default included",
 		Long: `Print the config that holds, every default included; without FILE, that of
 outrelay serve --dev. Secrets are not part of it, only the paths of their files.`,
+		Example: `  outrelay config print
+  outrelay config print outrelay.yaml`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := config.Options{Dev: dev || len(args) == 0}
@@ -81,7 +86,11 @@ func newConfigSchemaCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print a JSON Schema of the config, for editors",
-		Args:  cobra.NoArgs,
+		Long: `Print a JSON Schema of the config. An editor that knows it completes keys and marks
+mistakes: name its file in the config's first line, as
+"# yaml-language-server: $schema=outrelay.schema.json".`,
+		Example: `  outrelay config schema > outrelay.schema.json`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(config.Schema())
 			return err

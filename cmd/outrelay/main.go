@@ -64,20 +64,18 @@ func newRoot() *cobra.Command {
 		Use:   "outrelay",
 		Short: "An event broker and relay: one binary, one public port",
 		Long: `outrelay takes CloudEvents in over HTTPS and hands them to subscribers through
-sockets that they opened themselves. To see it work:
-
-  outrelay demo                  a week of earthquakes, drawn as they arrive
-  outrelay serve --dev           a broker for development, with commands to paste
-  outrelay listen NAME --to URL  a service on this machine, reached through a gateway
+sockets that they opened themselves.
 
 Every command explains itself: outrelay COMMAND --help.
 Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found,
-7 timeout.`,
+7 timeout (outrelay help exit-codes).`,
+		Example: `  outrelay demo          # a week of earthquakes, drawn as they arrive
+  outrelay serve --dev   # a broker for development, with commands to paste
+  outrelay listen shop --to http://localhost:3000   # a local service, reached through it`,
 		Version:       version(),
 		SilenceErrors: true, // run prints them, once
 		SilenceUsage:  true,
 	})
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{cmd.CommandPath(), suggestFlag(cmd, err)}
 	})
@@ -96,8 +94,13 @@ Exit codes: 0 done, 1 other, 2 usage, 3 config, 4 network, 5 access, 6 not found
 		newTokenCommand(),          // token.go
 		newConfigCommand(),         // config.go
 		newVersionCommand(),        // version.go
+		newCompletionCommand(),     // completion.go
 	)
+	root.AddCommand(newTopics()...) // help.go
+	root.SetHelpCommand(newHelpCommand())
+	root.InitDefaultHelpCmd()
 	markUsage(root)
+	completeAll(root)
 	return root
 }
 

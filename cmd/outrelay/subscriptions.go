@@ -111,6 +111,7 @@ func newListCommand() *cobra.Command {
 	return newClientCommand(&cobra.Command{
 		Use:     "list",
 		Short:   "List the durable subscriptions that the token may use",
+		Long:    `list prints the durable subscriptions that the token may use, by name, with their state.`,
 		Example: `  outrelay subscriptions list`,
 		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, c *subscriber.Client, _ []string, p *objectPrinter) error {
@@ -126,8 +127,10 @@ func newListCommand() *cobra.Command {
 
 func newShowCommand() *cobra.Command {
 	return newClientCommand(&cobra.Command{
-		Use:     "show NAME",
-		Short:   "Show a durable subscription's options and state",
+		Use:   "show NAME",
+		Short: "Show a durable subscription's options and state",
+		Long: `show prints a subscription's options and its state: pending events were not yet handed
+out, unsettled ones are with a subscriber, delayed ones come again later.`,
 		Example: `  outrelay subscriptions show billing`,
 		Args:    oneName,
 	}, func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error {
@@ -177,8 +180,10 @@ refused.`,
 
 func newDeleteCommand() *cobra.Command {
 	return newClientCommand(&cobra.Command{
-		Use:     "delete NAME",
-		Short:   "Delete a durable subscription; its events stay in the log",
+		Use:   "delete NAME",
+		Short: "Delete a durable subscription; its events stay in the log",
+		Long: `delete ends a subscription for good: its place in the log and its attempts are forgotten.
+The events stay in the log; what was not settled is handed out to nobody any more.`,
 		Example: `  outrelay subscriptions delete billing`,
 		Args:    oneName,
 	}, func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error {

@@ -30,6 +30,8 @@ func newTokenCommand() *cobra.Command {
 
 Keys and tokens are read from files, from standard input (as the file "-") or from
 the environment, never from arguments, which everybody on the machine can see.`,
+		Example: `  outrelay token create --key-name all --key-file all.key --expires-in 10m --out token
+  outrelay token inspect --token-file token`,
 	})
 	cmd.AddCommand(newTokenCreateCommand(), newTokenInspectCommand(), newTokenVerifyCommand())
 	return cmd
@@ -199,7 +201,11 @@ func newTokenInspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect",
 		Short: "Print what a token says of itself, without verifying it",
-		Args:  noToken,
+		Long: `Print what a token says of itself: its kind, key or issuer, rights and expiry. Nothing
+of it is verified, and nobody is asked; the token itself is not printed.`,
+		Example: `  outrelay token inspect --token-file token
+  pass show relay | outrelay token inspect --token-file -`,
+		Args: noToken,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := readToken(cmd, file)
 			if err != nil {

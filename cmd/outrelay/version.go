@@ -31,7 +31,10 @@ func newVersionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this binary",
-		Args:  cobra.NoArgs,
+		Long: `Print the version of this binary, the Go that built it and the system that it is for. A
+gateway's is in its answer to /.well-known/outrelay, which outrelay check prints.`,
+		Example: `  outrelay version`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			if asJSON || !isTerminal(out) {
