@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 
@@ -57,11 +58,17 @@ func (c *call) wellKnown() {
 		d.Ports = append(d.Ports, g.httpsPort)
 		d.Protocols = append(d.Protocols, "h2")
 	}
-	if g.http != nil {
+	// HTTP on loopback beside public HTTPS is for this machine, and no firewall's business.
+	if g.http != nil && (g.https == nil || onLoopback(g.https) || !onLoopback(g.http)) {
 		d.Ports = append(d.Ports, g.httpPort)
 	}
 	d.Protocols = append(d.Protocols, "websocket", schemas.SubprotocolCloudEvents, schemas.SubprotocolSession)
 	c.answerJSON(http.StatusOK, d)
+}
+
+func onLoopback(l net.Listener) bool {
+	a, ok := l.Addr().(*net.TCPAddr)
+	return ok && a.IP.IsLoopback()
 }
 
 // healthz answers GET /healthz for whoever sends traffic here: nobody should once

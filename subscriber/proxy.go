@@ -23,7 +23,7 @@ func (c Config) throughProxies(t *http.Transport) {
 	dial := t.DialContext
 	t.Proxy = nil
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		proxy, err := c.Proxy(&http.Request{Method: http.MethodGet, URL: &url.URL{Scheme: "http", Host: address}, Host: address, Header: http.Header{}})
+		proxy, err := c.ProxyFor(address)
 		if err != nil {
 			return nil, err
 		}
@@ -78,8 +78,8 @@ func (c Config) connectThrough(ctx context.Context, dial func(context.Context, s
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	opened, err := c.ask(ctx, conn, proxy, address)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	if !stop() { // which has closed it, whatever that made of the rest
+		err = fmt.Errorf("proxy: %w", ctx.Err())
 	}
 	if err != nil {
 		conn.Close()

@@ -2,6 +2,7 @@ package subscriber_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -233,4 +235,66 @@ func viaProxy(t *testing.T, c *subscriber.Client) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	closeWrite(t, conn)
+}
+
+// Connect takes the way of a WebSocket: through the proxy, or directly, and no longer than
+// its context.
+func TestConnect(t *testing.T) {
+	w := newWorld(t)
+	gateway := w.proxy.listener.Addr().String()
+	for _, secure := range []bool{false, true} {
+		m := newMiddleman(t, secure)
+		pool := x509.NewCertPool()
+		if secure {
+			pool.AddCert(m.Certificate())
+		}
+		config := subscriber.Config{Gateway: "http://" + gateway, TLS: &tls.Config{RootCAs: pool}}
+		config.Proxy = http.ProxyURL(m.address(t, url.UserPassword("ann", "s3:cret")))
+		if proxy, err := config.ProxyFor(gateway); err != nil || proxy.Host != m.Listener.Addr().String() {
+			t.Errorf("ProxyFor() = %v, %v; want the proxy", proxy, err)
+		}
+		healthy(t, config, gateway)
+		if m.opened.Load() != 1 {
+			t.Errorf("the proxy opened %d connections, want 1", m.opened.Load())
+		}
+		config.Proxy = http.ProxyURL(m.address(t, nil))
+		var status *subscriber.StatusError
+		if _, err := config.Connect(t.Context(), gateway); !errors.As(err, &status) || status.Status != http.StatusProxyAuthRequired {
+			t.Errorf("Connect() without a password = %v, want the proxy's 407", err)
+		}
+	}
+	config := subscriber.Config{Gateway: "http://" + gateway, Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}
+	healthy(t, config, gateway)
+
+	// A proxy that takes connections and says nothing.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	config.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: silent.Addr().String()})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := config.Connect(ctx, gateway); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Connect() by a silent proxy = %v, want the deadline", err)
+	}
+	config.Proxy = http.ProxyURL(&url.URL{Scheme: "socks5", Host: silent.Addr().String()})
+	if _, err := config.Connect(t.Context(), gateway); err == nil || !strings.Contains(err.Error(), `"socks5"`) {
+		t.Errorf("Connect() by a SOCKS proxy = %v, want a refusal", err)
+	}
+}
+
+// healthy asks a gateway over a connection of Connect whether it serves.
+func healthy(t *testing.T, config subscriber.Config, address string) {
+	t.Helper()
+	conn, err := config.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	write(t, conn, "GET /healthz HTTP/1.0\r\n\r\n")
+	if got, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(got, " 200 ") {
+		t.Errorf("got %q, %v", got, err)
+	}
 }

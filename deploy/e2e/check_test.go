@@ -74,6 +74,10 @@ func (s *site) checkNetworkTest(t *testing.T) {
 	if code != 0 || !strings.HasPrefix(steps["proxy"].Detail, used) {
 		t.Errorf("check ended with %d and says of the proxy %q, want 0 and %q", code, steps["proxy"].Detail, used)
 	}
+	name, args := s.command(s.onprem, "check", "--allowlist", "--format", "text")
+	if got := output(t, "", "", name, args...); got != cloudAddress+":443 tcp\n" {
+		t.Errorf("the firewall's owner is to allow %q", got)
+	}
 	if s.proxy != nil {
 		steps, code = s.check(t, s.onprem, fmt.Sprintf("HTTPS_PROXY=http://%s:3128", proxyAddress))
 		if step := steps["proxy"]; code != 5 || step.Status != "failed" || !strings.Contains(step.Detail, "wants a user name and password") {

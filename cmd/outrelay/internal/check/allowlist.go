@@ -30,7 +30,7 @@ func Allowlist(ctx context.Context, config Config) ([]Opening, error) {
 	d, a, err := r.fetch()
 	if err != nil {
 		if a == nil {
-			return list, fmt.Errorf("ask the gateway: %s", r.network(err))
+			return list, fmt.Errorf("ask the gateway: %s", network(err))
 		}
 		return list, fmt.Errorf("ask the gateway: %w", err)
 	}

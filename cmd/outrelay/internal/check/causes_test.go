@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +95,7 @@ func TestCauses(t *testing.T) {
 		rw.Header().Set("Content-Type", "text/html")
 		_, _ = io.WriteString(rw, "<h1>Please accept our terms</h1>")
 	}))
+	waiting := w.middlebox(w.good(), http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	forbids := w.middlebox(w.good(), refuseUpgrades(w.reverse(nil, nil)))
 	holding := w.middlebox(w.good(), holdFrames(t, w.reverse(nil, nil)))
 	cutting := w.each(func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) })
@@ -115,6 +118,7 @@ func TestCauses(t *testing.T) {
 		{"a public authority, and no --ca", also(address("public", secure), trusting, func(c *check.Config) { c.CA = nil }, bearing("")), "", 0},
 		{"a certificate for another name", address("other", secure), check.StepTLS, check.Network},
 		{"a middlebox whose authority this machine trusts", also(address("relay", inspecting), trusting), "", 0},
+		{"a middlebox that holds requests back", also(address("relay", waiting), impatient), check.StepGateway, check.Network},
 		{"a portal that answers for everybody", address("relay", portal), check.StepGateway, check.Network},
 		{"a proxy that strips Upgrade", address("relay", reverse), check.StepWebSocket, check.Network},
 		{"a proxy that strips Upgrade, and no token", also(address("relay", reverse), bearing("")), check.StepWebSocket, check.Network},
@@ -127,6 +131,7 @@ func TestCauses(t *testing.T) {
 		{"a proxy that wants another password", through(url.UserPassword("ann", "guess"), w.connectProxy("s3cret", open)), check.StepProxy, check.Access},
 		{"a proxy that forbids the gateway", through(nil, w.connectProxy("", answers(http.StatusForbidden))), check.StepProxy, check.Network},
 		{"a proxy that is not there", through(nil, nobody), check.StepProxy, check.Network},
+		{"a proxy that does not answer", also(through(nil, silent), impatient), check.StepProxy, check.Network},
 		{"a proxy that is none", through(nil, cutting), check.StepProxy, check.Network},
 		{"a clock 10 minutes ahead", clock(10 * time.Minute), check.StepClock, check.Access},
 		{"a clock 10 minutes behind", clock(-10 * time.Minute), check.StepClock, check.Access},
@@ -173,19 +178,7 @@ func TestCauses(t *testing.T) {
 
 // judge runs a check, and returns its lines without what differs from run to run.
 func (w *world) judge(t *testing.T, s situation) string {
-	config := check.Config{
-		Client: subscriber.Config{
-			Gateway: "https://relay.example.com:" + port(w.gateway.HTTPSAddr()),
-			TLS:     &tls.Config{RootCAs: pool(w.ours)},
-			Proxy:   func(*http.Request) (*url.URL, error) { return nil, nil },
-			Token: func(context.Context) (string, error) {
-				return schemas.SignSAS("https://relay.example.com/", "all", allKey, time.Now().Add(time.Hour)), nil
-			},
-			DialContext: w.dial,
-		},
-		CA: pool(w.ours), NoProxy: "no proxy is used", Resolver: w.resolver,
-		Timeout: patience / 2, Measure: 50 * time.Millisecond,
-	}
+	config := w.config()
 	s.change(&config)
 	var results []check.Result
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -213,6 +206,52 @@ func (w *world) judge(t *testing.T, s situation) string {
 		b.WriteString(line + "\n")
 	}
 	return b.String()
+}
+
+// config is for a good gateway and a good token.
+func (w *world) config() check.Config {
+	return check.Config{
+		Client: subscriber.Config{
+			Gateway: "https://relay.example.com:" + port(w.gateway.HTTPSAddr()),
+			TLS:     &tls.Config{RootCAs: pool(w.ours)},
+			Proxy:   func(*http.Request) (*url.URL, error) { return nil, nil },
+			Token: func(context.Context) (string, error) {
+				return schemas.SignSAS("https://relay.example.com/", "all", allKey, time.Now().Add(time.Hour)), nil
+			},
+			DialContext: w.dial,
+		},
+		CA: pool(w.ours), NoProxy: "no proxy is used", Resolver: w.resolver,
+		Timeout: patience / 2, Measure: 50 * time.Millisecond,
+	}
+}
+
+// The end of its context ends a check at any step, and nothing is blamed for it.
+func TestInterrupted(t *testing.T) {
+	w := newWorld(t)
+	steps := []string{
+		check.StepName, check.StepProxy, check.StepTCP, check.StepTLS, check.StepGateway, check.StepClock,
+		check.StepWebSocket, check.StepPing, check.StepThroughput, check.StepRights,
+	}
+	for i, last := range steps {
+		t.Run(last, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			config := w.config()
+			var seen []string
+			first, err := check.Run(ctx, config, func(r check.Result) {
+				if !slices.Contains(seen, r.Step) {
+					seen = append(seen, r.Step)
+				}
+				if r.Step == last {
+					cancel()
+				}
+			})
+			if first != nil || !errors.Is(err, context.Canceled) || !slices.Equal(seen, steps[:i+1]) {
+				t.Errorf("Run() = %+v, %v, after the steps %q", first, err, seen)
+			}
+		})
+	}
 }
 
 // varying is what differs from run to run.

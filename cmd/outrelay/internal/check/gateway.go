@@ -107,7 +107,7 @@ func (r *run) checkGateway() {
 		result.Detail = fmt.Sprintf("what answers at %s is no gateway, or somebody answers in its place: %s gets %v", r.address(r.port), wellKnown, err)
 		result.Tell = "check the address; else ask the firewall's owner whether a portal or a proxy answers for it"
 	case err != nil:
-		result.Detail = "a request gets no answer: " + r.network(err)
+		result.Detail = "a request fails: " + network(err)
 		result.Tell = fmt.Sprintf("tell the firewall's owner to let HTTPS to %s pass as it is", r.address(r.port))
 	default:
 		result.Status, result.Cause = OK, 0

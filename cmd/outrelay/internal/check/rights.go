@@ -46,7 +46,7 @@ func (r *run) checkRights() {
 	// A session without a handshake: rights are looked at first, then it is refused.
 	a, err := r.ask(ctx, http.MethodGet, "/connect", header, "")
 	if err != nil {
-		result.Status, result.Cause, result.Detail = Failed, Network, "a request gets no answer: "+r.network(err)
+		result.Status, result.Cause, result.Detail = Failed, Network, "a request fails: "+network(err)
 		return
 	}
 	p := a.problem()
@@ -101,7 +101,7 @@ func (r *run) list(ctx context.Context, header http.Header, result *Result) {
 	for _, ask := range asks {
 		allowed, known, err := r.may(ctx, header, ask)
 		if err != nil {
-			result.Status, result.Cause, result.Detail = Failed, Network, "a request gets no answer: "+r.network(err)
+			result.Status, result.Cause, result.Detail = Failed, Network, "a request fails: "+network(err)
 			result.Tell = "try again; the requests before it had answers"
 			return
 		}

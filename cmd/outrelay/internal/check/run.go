@@ -72,6 +72,9 @@ func Run(ctx context.Context, config Config, report func(Result)) (*Result, erro
 	for _, step := range []func(){
 		r.checkName, r.checkReach, r.checkTLS, r.checkGateway, r.checkPorts, r.checkWebSocket, r.checkRights,
 	} {
+		if ctx.Err() != nil {
+			break // what the next one needs may not be there
+		}
 		step()
 	}
 	return r.first, ctx.Err()

@@ -33,7 +33,7 @@ func (r *run) checkTLS() {
 	defer cancel()
 	conn, err := r.Client.Connect(ctx, r.address(r.port))
 	if err != nil {
-		result.Detail = "the second connection is not opened: " + r.network(err)
+		result.Detail = "the second connection is not opened: " + network(err)
 		result.Tell = "try again; a connection was opened a moment ago"
 		r.say(result)
 		return
@@ -79,7 +79,7 @@ func (r *run) handshake(result *Result, err error) {
 		result.Detail = fmt.Sprintf("the connection is open, but TLS gets no answer in %v", r.Timeout)
 		result.Tell = owner
 	default:
-		result.Detail = "there is no TLS: " + r.network(err)
+		result.Detail = "there is no TLS: " + network(err)
 		result.Tell = owner
 	}
 }
@@ -105,7 +105,7 @@ func (r *run) judge(result *Result, state tls.ConnectionState, date func() (time
 		result.Tell = fmt.Sprintf("check the host name; else tell whoever runs the gateway that its certificate lacks %s, or the firewall's owner that something else answers in its place", r.host)
 		return
 	case errors.As(err, &unknown):
-		result.Detail = fmt.Sprintf("%s, who issued the certificate, is nobody whom this machine trusts%s: it is the gateway's own authority, or a proxy that opens TLS and signs anew", result.Issuer, r.orCA())
+		result.Detail = fmt.Sprintf("an unknown authority issued the certificate: %s, whom this machine does not trust%s. It is the gateway's own authority, or a proxy that opens TLS and signs anew", result.Issuer, r.orCA())
 		result.Tell = fmt.Sprintf("if it is the gateway's own authority, get its certificate and give it with --ca FILE; if it is the company's, tell the firewall's owner to leave TLS to %s unopened, or give its certificate with --ca FILE", r.host)
 		return
 	case err != nil:
@@ -147,7 +147,7 @@ var timestampList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 
 func (r *run) orCA() string {
 	if r.CA != nil {
-		return ", nor is it of --ca"
+		return ", and which is not of --ca"
 	}
 	return ""
 }

@@ -107,7 +107,7 @@ func (r *run) proxied() bool {
 	}
 	conn, err := dial(ctx, "tcp", at)
 	if err != nil {
-		result.Detail = fmt.Sprintf("the proxy %s (from %s) is not reached: %s", at, r.ProxySource, r.network(err))
+		result.Detail = fmt.Sprintf("the proxy %s (from %s) is not reached: %s", at, r.ProxySource, unreached(err))
 		result.Tell = "check the proxy's address, or ask whoever runs it"
 		r.say(result)
 		r.skip(StepTCP, StepProxy)
@@ -143,7 +143,7 @@ func (r *run) proxied() bool {
 		return true
 	}
 	if err != nil && strings.HasPrefix(err.Error(), "proxy: ") {
-		result.Detail = fmt.Sprintf("the proxy %s does not answer as one: %s", at, r.network(err))
+		result.Detail = fmt.Sprintf("the proxy %s does not answer as one: %s", at, network(err))
 		result.Tell = "check the proxy's address, or ask whoever runs it"
 		r.say(result)
 		r.skip(StepTCP, StepProxy)
@@ -196,7 +196,7 @@ func (r *run) sayTCP(port int, took time.Duration, err error) {
 	}
 	if err != nil {
 		result.Status, result.Cause = Failed, Network
-		result.Detail = fmt.Sprintf("port %d of %s is not reached: %s", port, r.host, r.network(err))
+		result.Detail = fmt.Sprintf("port %d of %s is not reached: %s", port, r.host, unreached(err))
 		result.Tell = fmt.Sprintf("tell the firewall's owner to allow outgoing TCP connections to port %d of %s", port, r.host)
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			result.Tell = fmt.Sprintf("check the port; else tell whoever runs the gateway that nothing listens there, or the firewall's owner to allow outgoing TCP connections to port %d of %s", port, r.host)
@@ -229,7 +229,7 @@ func (r *run) checkPorts() {
 			result.Milliseconds = milliseconds(took)
 			if err != nil {
 				result.Status = Warning
-				result.Detail = fmt.Sprintf("port %d of %s, which the gateway names, too, is not reached: %s", port, r.host, r.network(err))
+				result.Detail = fmt.Sprintf("port %d of %s, which the gateway names, too, is not reached: %s", port, r.host, unreached(err))
 				result.Tell = fmt.Sprintf("nothing to do, as long as addresses with port %d are used", r.port)
 			}
 			results[i] = result
@@ -241,9 +241,21 @@ func (r *run) checkPorts() {
 	}
 }
 
-// network is what the network said, in words.
-func (r *run) network(err error) string {
+// unreached is why a connection is not opened, in words.
+func unreached(err error) string {
+	if isTimeout(err) {
+		return "there is no answer, so something on the way drops the packets"
+	}
+	return network(err)
+}
+
+func isTimeout(err error) bool {
 	var slow net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout()
+}
+
+// network is what the network said, in words.
+func network(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "the connection is refused"
@@ -253,8 +265,8 @@ func (r *run) network(err error) string {
 		return "there is no way there from this network"
 	case errors.Is(err, os.ErrPermission):
 		return "this machine's own firewall forbids it"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &slow) && slow.Timeout():
-		return "there is no answer, so something on the way drops the packets"
+	case isTimeout(err):
+		return "there is no answer"
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) {

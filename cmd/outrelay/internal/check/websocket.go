@@ -69,7 +69,7 @@ func (r *run) noWebSocket(result *Result, err error) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		result.Detail = "the connection is cut at the WebSocket's handshake"
 	default:
-		result.Detail = "no WebSocket opens: " + r.network(err)
+		result.Detail = "no WebSocket opens: " + network(err)
 	}
 }
 
@@ -185,7 +185,7 @@ func (r *run) ping(conn *websocket.Conn) {
 		began := time.Now()
 		if err := once(); err != nil {
 			result.Status, result.Cause = Failed, Network
-			result.Detail = fmt.Sprintf("%s has no answer: %s", what, r.network(err))
+			result.Detail = fmt.Sprintf("%s fails: %s", what, network(err))
 			result.Tell = fmt.Sprintf("tell the owner of the firewall or proxy to keep connections to %s open", r.address(r.port))
 			r.say(result)
 			return
@@ -224,7 +224,7 @@ func (r *run) throughput(open bool) {
 	}
 	if err != nil {
 		result.Status, result.Cause = Failed, Network
-		result.Detail = "the connection does not carry what is sent: " + r.network(err)
+		result.Detail = "the connection does not carry what is sent: " + network(err)
 		result.Tell = fmt.Sprintf("tell the owner of the firewall or proxy that WebSockets to %s are cut or held back", r.address(r.port))
 		return
 	}
