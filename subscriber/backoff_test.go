@@ -80,3 +80,17 @@ func TestBackoffSpreadsClients(t *testing.T) {
 		}
 	}
 }
+
+// Ten attempts at an event take minutes, not seconds.
+func TestBackoffOfAttemptsDoubles(t *testing.T) {
+	for attempt, most := range map[int]time.Duration{
+		-1: time.Second, 0: time.Second, 1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second,
+		9: 256 * time.Second, 10: 5 * time.Minute, 1000: 5 * time.Minute,
+	} {
+		for range 100 {
+			if d := Backoff(attempt); d < most/2 || d > most {
+				t.Fatalf("Backoff(%d) = %v, want %v to %v", attempt, d, most/2, most)
+			}
+		}
+	}
+}

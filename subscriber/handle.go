@@ -109,7 +109,7 @@ func (s *Subscription) settled(ctx context.Context, d *SubscriptionDelivery, res
 // the whole of 1 s after the first attempt, twice as much after each further one, and
 // at most 5 minutes.
 func Backoff(attempt int) time.Duration {
-	longest := backoff{base: time.Second, cap: 5 * time.Minute}
-	d := longest.limit(max(attempt, 1) - 1)
-	return d/2 + longest.spread(d/2)
+	const base, most = time.Second, 5 * time.Minute
+	d := min(base<<min(max(attempt, 1)-1, 16), most)
+	return d/2 + backoff{}.spread(d/2)
 }

@@ -119,6 +119,9 @@ is released.`, deliver.ExitReject, deliver.Farewell),
 				Report: func(r deliver.Report) { out.print(r, describeReport(r)) }, Tell: out.tell,
 				OnState: out.states(args[0]),
 			}
+			if out.tty {
+				out.tell(fmt.Sprintf("handing the events of %s to %s", args[0], target))
+			}
 			return misused(cmd, agent.Run(cmd.Context()))
 		},
 	}
@@ -140,6 +143,10 @@ is released.`, deliver.ExitReject, deliver.Farewell),
 	flags.IntVar(&options.MaxDeliver, "maxdeliver", 0, "after `N` attempts an event goes to the dead-letter topic (default 10)")
 	flags.StringVar(&options.DeadLetter, "deadletter", "", "the `TOPIC` for dead letters; without one they are dropped")
 	common = addClientFlags(cmd)
+	err := cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{string(deliver.Binary), string(deliver.Structured)}, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // the flag is there
+	}
 	return cmd
 }
 

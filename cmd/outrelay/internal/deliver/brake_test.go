@@ -1,35 +1,41 @@
 package deliver
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
 
-// simulate lets a service be asked, by up to 8 at once with no end of events, for so
-// long, and counts the requests. health says how each ends, and after how long.
-func simulate(b *brake, from time.Time, long time.Duration, answer func(now time.Time) (Answer, time.Duration)) int {
-	type request struct {
-		began, ends time.Time
-		probe       bool
-		answer      Answer
-	}
-	var open []request
+// A simulation is a service that is asked by up to 8 at once, with no end of events.
+type simulation struct {
+	brake
+	open []simulated
+}
+
+type simulated struct {
+	began, ends time.Time
+	probe       bool
+	answer      Answer
+}
+
+// run counts the requests in a time. answer says how each ends, and after how long.
+func (b *simulation) run(from time.Time, long time.Duration, answer func(now time.Time) (Answer, time.Duration)) int {
 	n := 0
 	for now := from; now.Before(from.Add(long)); now = now.Add(10 * time.Millisecond) {
-		for i := 0; i < len(open); {
-			if r := open[i]; !r.ends.After(now) {
+		for i := 0; i < len(b.open); {
+			if r := b.open[i]; !r.ends.After(now) {
 				b.ended(now, r.began, r.probe, r.answer)
-				open = append(open[:i], open[i+1:]...)
+				b.open = slices.Delete(b.open, i, i+1)
 				continue
 			}
 			i++
 		}
-		for len(open) < 8 {
+		for len(b.open) < 8 {
 			if ok, _ := b.mayBegin(now); !ok {
 				break
 			}
 			a, takes := answer(now)
-			open = append(open, request{now, now.Add(takes), b.began(), a})
+			b.open = append(b.open, simulated{now, now.Add(takes), b.began(), a})
 			n++
 		}
 	}
@@ -70,14 +76,14 @@ func TestBrake(t *testing.T) {
 			}
 		}(), 10000, 50000},
 	} {
-		var b brake
+		var b simulation
 		start := time.Now()
-		if n := simulate(&b, start, 10*time.Minute, tt.answer); n < tt.least || n > tt.most {
+		if n := b.run(start, 10*time.Minute, tt.answer); n < tt.least || n > tt.most {
 			t.Errorf("a service that %s was asked %d times in ten minutes, want %d to %d", tt.name, n, tt.least, tt.most)
 		}
 		// And once it works, it is soon at full speed again.
 		later := start.Add(10 * time.Minute)
-		if n := simulate(&b, later, 2*time.Minute, always(working, 100*ms, 0)); n < 2000 {
+		if n := b.run(later, 2*time.Minute, always(working, 100*ms, 0)); n < 2000 {
 			t.Errorf("a service that %s works again, and was asked %d times in two minutes", tt.name, n)
 		}
 	}

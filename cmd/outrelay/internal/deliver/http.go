@@ -104,8 +104,12 @@ func NewHTTP(c HTTPConfig) (*HTTP, error) {
 // Close closes the connections that are kept.
 func (h *HTTP) Close() { h.client.CloseIdleConnections() }
 
-// String is the service's address.
-func (h *HTTP) String() string { return h.url.Redacted() }
+// String is the service's address without its query, which may hold a secret.
+func (h *HTTP) String() string {
+	u := *h.url
+	u.RawQuery = ""
+	return u.String()
+}
 
 // Deliver makes the request and waits for the whole answer.
 func (h *HTTP) Deliver(parent context.Context, e *Event, attempt int) Answer {

@@ -77,7 +77,10 @@ func (o *office) told(e *entry, d subscriber.SubscriptionDelivery, outcome Outco
 		o.settleIn.begin(time.Now())
 		return
 	case errors.Is(err, subscriber.ErrNotHeld):
-		err, report.Outcome = nil, Released // what it comes to in the end
+		err = nil
+		if report.Outcome != "" {
+			report.Outcome = Released // what it comes to in the end
+		}
 	}
 	o.held.remove(e)
 	if err == nil {
