@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 )
 
 // throughProxies makes a transport's WebSockets pass proxies by CONNECT also where the
@@ -137,7 +139,28 @@ func refusedByProxy(_ context.Context, proxy *url.URL, _ *http.Request, resp *ht
 		if proxy.User != nil {
 			why = "does not take the user name and password in its address"
 		}
+		if others := otherSchemes(resp.Header); others != "" {
+			why = "wants to know who asks by " + others + ", and this client knows Basic authentication alone"
+		}
 		return &StatusError{Status: resp.StatusCode, Text: "the proxy " + proxy.Host + " " + why}
 	}
 	return &StatusError{Status: resp.StatusCode, Text: "the proxy " + proxy.Host + " opens no connection to the gateway"}
+}
+
+// otherSchemes are those by which a proxy wants to be convinced, unless Basic is one
+// (RFC 9110 section 11.7.1).
+func otherSchemes(h http.Header) string {
+	var names []string
+	for _, value := range h.Values("Proxy-Authenticate") {
+		for challenge := range strings.SplitSeq(value, ",") {
+			name, _, _ := strings.Cut(strings.TrimSpace(challenge), " ")
+			switch {
+			case strings.EqualFold(name, "Basic"):
+				return ""
+			case token(name) && len(name) < 40 && !slices.Contains(names, name): // else a parameter
+				names = append(names, name)
+			}
+		}
+	}
+	return strings.Join(names[:min(len(names), 4)], ", ")
 }

@@ -241,8 +241,15 @@ func printResult(w io.Writer, text bool, r check.Result) {
 		_, _ = w.Write(append(b, '\n')) // who does not read it has gone
 		return
 	}
-	_, _ = fmt.Fprintln(w, r)
+	line := r.String()
+	if isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
+		line = colours[r.Status] + line[:len(r.Status)] + "\x1b[0m" + line[len(r.Status):]
+	}
+	_, _ = fmt.Fprintln(w, line)
 }
+
+// colours are those of a terminal: green, yellow, red and grey.
+var colours = map[check.Status]string{check.OK: "\x1b[32m", check.Warning: "\x1b[33m", check.Failed: "\x1b[31m", check.Skipped: "\x1b[90m"}
 
 // printOpenings prints an allowlist.
 func printOpenings(w io.Writer, format string, list []check.Opening) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -51,6 +52,22 @@ func TestHelp(t *testing.T) {
 	if commands < 25 {
 		t.Errorf("there are %d commands; this test looks in the wrong place", commands)
 	}
+}
+
+// The topic of exit codes has all of them.
+func TestExitCodesAreExplained(t *testing.T) {
+	for _, topic := range newTopics() {
+		if topic.Name() != "exit-codes" {
+			continue
+		}
+		for code := exitDone; code <= exitTimeout; code++ {
+			if !strings.Contains(topic.Long, fmt.Sprintf("\n  %d  ", code)) {
+				t.Errorf("exit code %d is not explained", code)
+			}
+		}
+		return
+	}
+	t.Error("there is no topic exit-codes")
 }
 
 // exampleCommands are the commands of outrelay in a line of a shell.

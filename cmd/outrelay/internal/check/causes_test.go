@@ -128,6 +128,8 @@ func TestCauses(t *testing.T) {
 		{"a proxy with a password that is known", through(url.UserPassword("ann", "s3cret"), w.connectProxy("s3cret", open)), "", 0},
 		{"a proxy that knows a name that we don't", also(address("missing", secure), through(nil, w.connectProxy("", answers(http.StatusBadGateway)))), check.StepTCP, check.Network},
 		{"a proxy that wants a password", through(nil, w.connectProxy("s3cret", open)), check.StepProxy, check.Access},
+		{"a proxy that wants NTLM", through(nil, w.connectProxy("s3cret", open, `Negotiate`, `NTLM realm="a, b", Digest nonce="x"`)), check.StepProxy, check.Access},
+		{"a proxy that wants NTLM or a password", through(nil, w.connectProxy("s3cret", open, `NTLM`, `basic realm="company"`)), check.StepProxy, check.Access},
 		{"a proxy that wants another password", through(url.UserPassword("ann", "guess"), w.connectProxy("s3cret", open)), check.StepProxy, check.Access},
 		{"a proxy that forbids the gateway", through(nil, w.connectProxy("", answers(http.StatusForbidden))), check.StepProxy, check.Network},
 		{"a proxy that is not there", through(nil, nobody), check.StepProxy, check.Network},

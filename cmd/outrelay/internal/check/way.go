@@ -122,9 +122,9 @@ func (r *run) proxied() bool {
 		case http.StatusProxyAuthRequired:
 			result.Cause = Access
 			result.Detail = clean(status.Text)
-			result.Tell = "ask whoever runs the proxy for a user name and password for this machine"
+			result.Tell = fmt.Sprintf("ask whoever runs the proxy for a user name and password for Basic authentication, or to let CONNECT %s pass without", r.address(r.port))
 			if proxy.User != nil {
-				result.Tell = "check the user name and password with whoever runs the proxy"
+				result.Tell = "check the user name and password; else " + result.Tell
 			}
 		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			r.sayProxy(result)

@@ -282,8 +282,9 @@ func (w *world) reverse(change func(*http.Request), answer func(*http.Response) 
 }
 
 // connectProxy is a company's proxy, which opens connections by CONNECT for who knows
-// the password, if there is one, and if allow says so. It returns its port.
-func (w *world) connectProxy(password string, allow func(host string) int) string {
+// the password, if there is one, and if allow says so. Others it answers with the schemes.
+// It returns its port.
+func (w *world) connectProxy(password string, allow func(host string) int, schemes ...string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		w.t.Fatal(err)
@@ -293,6 +294,7 @@ func (w *world) connectProxy(password string, allow func(host string) int) strin
 	return w.serve(l, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		_, given, _ := (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
 		if given != password {
+			rw.Header()["Proxy-Authenticate"] = schemes
 			rw.WriteHeader(http.StatusProxyAuthRequired)
 			return
 		}
