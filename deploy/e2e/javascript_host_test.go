@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -166,4 +168,10 @@ func (p pageHost) heap(t *testing.T) (used int) {
 		t.Fatal(err)
 	}
 	return int(usage.UsedSize)
+}
+
+// acceptOf is the answer to a handshake's key (RFC 6455 section 4.2.2).
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,6 +35,85 @@ func TestJavaScriptModule(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("outrelay.js is not what src/outrelay.js makes; run npm run build in subscriber/js")
 	}
+}
+
+// typeCheck runs the compiler of TypeScript, strictly, on a file of npm/types, in a folder where
+// the client is installed. It emits JavaScript there, and returns what it found.
+func typeCheck(t *testing.T, name string) (dir, found string) {
+	t.Helper()
+	dir = t.TempDir()
+	source, err := os.ReadFile(filepath.Join("npm/types", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file(t, dir, name, string(source))
+	file(t, dir, "node.d.ts", "declare module 'node:process' { export const argv: string[]; }")
+	client, err := filepath.Abs(javascriptClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "node_modules"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(client, filepath.Join(dir, "node_modules/outrelay")); err != nil {
+		t.Fatal(err)
+	}
+	compiler, err := filepath.Abs("npm/node_modules/.bin/tsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), compiler, "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--module", "nodenext",
+		"--lib", "es2022,dom", "--pretty", "false", name, "node.d.ts")
+	cmd.Dir = dir
+	cmd.WaitDelay = patience
+	out, err := cmd.Output() // it fails where it finds something
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return dir, string(out)
+}
+
+// The types allow what the client does, which is then done, and find the mistakes that they
+// are to find.
+func TestJavaScriptTypes(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	dir, found := typeCheck(t, "uses.mts")
+	if found != "" {
+		t.Errorf("the compiler complains of correct TypeScript:\n%s", found)
+	}
+	uses := filepath.Join(dir, "uses.mjs")
+	got := strings.TrimSpace(output(t, dir, "", "node", uses, g.HTTP))
+	const want = `{"n":3,"stored":true,"total":14,"place":true,"phase":"ended",` +
+		`"settled":[true,true,true,true,true,true,true,true,true,true],"problem":400,"known":400,"like":"function","states":["connecting","connected","ended"]}`
+	if got != want {
+		t.Errorf("it printed %s\nwant %s", got, want)
+	}
+	compiled, err := os.ReadFile(uses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := output(t, dir, "", "node", "--input-type=module", "-e", "import * as o from 'outrelay'; console.log(Object.keys(o).join(' '))")
+	for _, name := range strings.Fields(names) {
+		if strings.Count(string(compiled), name) < 2 {
+			t.Errorf("%s is exported, but not used here", name)
+		}
+	}
+
+	_, found = typeCheck(t, "wrong.mts")
+	source, err := os.ReadFile("npm/types/wrong.mts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(source)) {
+		n++
+		wrong := strings.HasSuffix(line, "// wrong\n")
+		if told := strings.Contains(found, fmt.Sprintf("wrong.mts(%d,", n)); told != wrong {
+			t.Errorf("line %d, told wrong: %v, want %v: %s", n, told, wrong, line)
+		}
+	}
+	t.Logf("found in the file of mistakes:\n%s", found)
 }
 
 // publishIDs publishes events with the ids from-to, to excluded, in batches.
