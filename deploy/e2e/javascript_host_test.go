@@ -33,22 +33,30 @@ type jsHost interface {
 // jsHosts are the places where the client is tried: Node with the socket that the client
 // brings, with Node's own, which later versions have without asking, with the sockets of
 // the npm package ws, and a page of Chromium.
-var jsHosts = map[string]func(*testing.T) jsHost{
-	"node":              func(t *testing.T) jsHost { return startNode(t, nil) },
-	"node's own socket": func(t *testing.T) jsHost { return startNode(t, []string{"--experimental-websocket"}) },
-	"npm's ws":          func(t *testing.T) jsHost { return startNode(t, nil, "ws") },
-	"chromium":          func(t *testing.T) jsHost { return openPage(t) },
+var jsHosts = map[string]func(t *testing.T, page string) jsHost{
+	"node":              func(t *testing.T, _ string) jsHost { return startNode(t, nil) },
+	"node's own socket": func(t *testing.T, _ string) jsHost { return startNode(t, []string{"--experimental-websocket"}) },
+	"npm's ws":          func(t *testing.T, _ string) jsHost { return startNode(t, nil, "ws") },
+	"chromium":          func(t *testing.T, page string) jsHost { return openPage(t, page) },
 }
 
 // inHosts runs a test in each host, or in those named.
 func inHosts(t *testing.T, test func(*testing.T, jsHost), only ...string) {
+	t.Helper()
+	inHostsAt(t, clientPage(t), test, only...)
+}
+
+// inHostsAt is the same with the address of the page, whose origin the gateway may have to
+// know.
+func inHostsAt(t *testing.T, page string, test func(*testing.T, jsHost), only ...string) {
+	t.Helper()
 	for name, open := range jsHosts {
 		if len(only) > 0 && !slices.Contains(only, name) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, open(t))
+			test(t, open(t, page))
 		})
 	}
 }
@@ -126,10 +134,10 @@ func (n nodeHost) heap(t *testing.T) int {
 // A pageHost is a page of Chromium.
 type pageHost struct{ *browser }
 
-func openPage(t *testing.T) pageHost {
+func openPage(t *testing.T, address string) pageHost {
 	t.Helper()
 	p := pageHost{openBrowser(t)}
-	p.visit(t, clientPage(t))
+	p.visit(t, address)
 	p.wait(t, "window.outrelay")
 	return p
 }

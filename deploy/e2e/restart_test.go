@@ -11,15 +11,23 @@ import (
 	"github.com/outrelay/outrelay/subscriber"
 )
 
-// Two hundred subscribers of the Go client whose gateway is stopped, and another time
-// killed, and started again: each gets every event once and in order, and they do not
-// come back all at once.
-func TestRestartUnderGoSubscribers(t *testing.T) {
-	const subscribers, before, after = 200, 20, 20
+// Two hundred subscribers of the Go client and two hundred of the one for JavaScript, whose
+// gateway is stopped, and another time killed, and started again: each gets every event once and
+// in order, and they do not come back all at once.
+func TestRestartUnderSubscribers(t *testing.T) {
+	const subscribers, before, after = 200, 20, 20 // so many of each client
+	program := bare(t)
 	for name, end := range map[string]func(*gateway, *testing.T){"stopped": (*gateway).stop, "killed": (*gateway).kill} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t)
+			g := launch(t, &gateway{bare: program})
 			c := newCutter(t, hostport(t, g.HTTP))
+			scripts := startNode(t, nil)
+			js[any](t, scripts, `(async () => {
+				globalThis.ids = Array.from({ length: %d }, () => []);
+				globalThis.faults = [];
+				globalThis.streams = ids.map((all) => outrelay.subscribe(%q, { onEvent: (e) => all.push(e.id), onGap: (g) => faults.push(g) }));
+				while (!streams.every((s) => s.state.phase === 'connected')) await new Promise((resolve) => setTimeout(resolve, 10));
+			})()`, subscribers, c.address()+"/topics/restart/*")
 			client, err := subscriber.New(subscriber.Config{Gateway: c.address()})
 			if err != nil {
 				t.Fatal(err)
@@ -61,10 +69,11 @@ func TestRestartUnderGoSubscribers(t *testing.T) {
 					t.Fatal("not all subscribers have the first events")
 				}
 			}
+			jsWait(t, scripts, fmt.Sprintf("ids.every((all) => all.length >= %d)", before), "ids")
 			mark := c.mark()
 			end(g, t)
 			// Long enough that a moment in which this machine is busy does not count.
-			for deadline := time.Now().Add(patience); len(c.attempts(mark)) < 5*subscribers; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); len(c.attempts(mark)) < 2*5*subscribers; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("without a gateway there were %d attempts in %v", len(c.attempts(mark)), patience)
 				}
@@ -72,7 +81,15 @@ func TestRestartUnderGoSubscribers(t *testing.T) {
 			g.run(t)
 			publishNumbered(t, ctx, client, before, after)
 			reading.Wait()
-			checkSpread(t, c.attempts(mark), subscribers)
+			jsWait(t, scripts, fmt.Sprintf("ids.every((all) => all.length >= %d)", before+after), "ids")
+			if wrong := js[int](t, scripts, "ids.filter((all) => all.length !== %d || all.some((id, n) => id !== String(n))).length", before+after); wrong > 0 {
+				t.Errorf("%d subscribers did not get each event once and in order: %v", wrong, js[any](t, scripts, "ids"))
+			}
+			if faults := js[[]any](t, scripts, "faults"); len(faults) > 0 {
+				t.Errorf("subscribers were told of gaps: %v", faults)
+			}
+			js[any](t, scripts, "(streams.forEach((s) => s.close()), null)")
+			checkSpread(t, c.attempts(mark), 2*subscribers)
 		})
 	}
 }
