@@ -64,7 +64,7 @@ func TestJavaScriptDurable(t *testing.T) {
 			}
 		}
 		js[any](t, h, "(work.close(), null)")
-	})
+	}, "node", "chromium")
 }
 
 // A mint hands out tokens to pages, or the last one again.
@@ -138,7 +138,7 @@ func TestJavaScriptTokens(t *testing.T) {
 
 		m.set(false, 0)
 		jsWait(t, h, "s.state.phase === 'reconnecting'", "states")
-		if why := js[string](t, h, "s.state.why.reason + s.state.why.message"); !strings.Contains(why, "token-expired") {
+		if why := js[string](t, h, "String(states.find((s) => s.phase === 'reconnecting').why)"); !strings.Contains(why, "token-expired") {
 			t.Errorf("it ended for %q, want token-expired", why)
 		}
 		jsWait(t, h, "asked.filter((x) => x).length >= 3", "asked")

@@ -94,7 +94,7 @@ func newSite(t *testing.T, proxied bool) *site {
 func (s *site) command(on *namespace, args ...string) (name string, all []string) {
 	all = append(on.in(), "env")
 	if on == s.onprem && s.proxy != nil {
-		all = append(all, fmt.Sprintf("HTTPS_PROXY=http://%s:%s@%s:3128", proxyUser, proxyPassword, proxyAddress))
+		all = append(all, "HTTPS_PROXY="+s.proxyURL())
 	}
 	all = append(all, outrelay)
 	all = append(all, args...)
@@ -114,17 +114,26 @@ func (s *site) publish(t *testing.T, on *namespace, topic, id string) {
 	output(t, "", sample(id), name, args...)
 }
 
-// curl makes a request from one of the hosts and returns the body of its answer.
-func (s *site) curl(t *testing.T, on *namespace, path string, more ...string) string {
+func (s *site) proxyURL() string {
+	return fmt.Sprintf("http://%s:%s@%s:3128", proxyUser, proxyPassword, proxyAddress)
+}
+
+// token is one with all rights, for an hour.
+func (s *site) token(t *testing.T) string {
 	t.Helper()
 	key, err := os.ReadFile(s.gateway.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := schemas.SignSAS(s.address+"/", s.gateway.KeyName, strings.TrimSpace(string(key)), time.Now().Add(time.Hour))
-	args := append(on.in()[1:], "curl", "-sS", "--fail-with-body", "--max-time", "60", "--cacert", s.gateway.CA, "-H", "ServiceBusAuthorization: "+token)
+	return schemas.SignSAS(s.address+"/", s.gateway.KeyName, strings.TrimSpace(string(key)), time.Now().Add(time.Hour))
+}
+
+// curl makes a request from one of the hosts and returns the body of its answer.
+func (s *site) curl(t *testing.T, on *namespace, path string, more ...string) string {
+	t.Helper()
+	args := append(on.in()[1:], "curl", "-sS", "--fail-with-body", "--max-time", "60", "--cacert", s.gateway.CA, "-H", "ServiceBusAuthorization: "+s.token(t))
 	if on == s.onprem && s.proxy != nil {
-		args = append(args, "--proxy", fmt.Sprintf("http://%s:%s@%s:3128", proxyUser, proxyPassword, proxyAddress))
+		args = append(args, "--proxy", s.proxyURL())
 	}
 	return output(t, "", "", on.in()[0], append(append(args, more...), s.address+path)...)
 }
@@ -140,6 +149,7 @@ func TestBehindAFirewall(t *testing.T) {
 			t.Run("events", s.checkEvents)
 			t.Run("durable subscription", s.checkDurable)
 			t.Run("deliver", s.checkDeliver)
+			t.Run("JavaScript", s.checkJavaScript)
 			t.Run("listen", s.checkListen)
 			t.Run("bridge to the host", func(t *testing.T) { s.checkBridge(t, s.onprem, s.cloud) })
 			t.Run("bridge from the host", func(t *testing.T) { s.checkBridge(t, s.cloud, s.onprem) })
@@ -219,6 +229,27 @@ func (s *site) checkDeliver(t *testing.T) {
 			t.Errorf("attempt %d: deliver printed %s, want it %s", attempt+1, line, want)
 		}
 	}
+}
+
+// checkJavaScript takes events and acks them with the JavaScript client in Node.
+func (s *site) checkJavaScript(t *testing.T) {
+	under, mode := s.onprem.in(), ""
+	if s.proxy != nil {
+		under, mode = append(under, "env", "HTTPS_PROXY="+s.proxyURL()), "proxy"
+	}
+	h := startNodeWith(t, under, s.gateway.CA, nil, mode)
+	js[any](t, h, `(() => {
+		globalThis.ids = []; globalThis.acked = []; globalThis.s = outrelay.session(%q, { ...given, token: %q, onState: (state) => { globalThis.why = String(state.why); } });
+		s.subscribe('js/*', { from: 'earliest', onEvent: (e) => ids.push(e.id) });
+		s.subscribe('js/*', { subscription: 'js', from: 'earliest', onEvent: async (d) => { if (await d.ack()) acked.push(d.event.id); } });
+	})()`, s.address, s.token(t))
+	s.publish(t, s.cloud, "js/one", "from-the-cloud")
+	jsWait(t, h, "ids.length === 1 && acked.length === 1", "({ ids, acked, why })")
+	if n := js[int](t, h, "s.publish('js/two', { id: 'from-the-host', source: '/host', type: 't' }).then((receipt) => receipt.accepted)"); n != 1 {
+		t.Errorf("%d events were accepted, want 1", n)
+	}
+	jsWait(t, h, "ids.length === 2 && acked.length === 2", "({ ids, acked, why })")
+	js[any](t, h, "(s.close(), null)")
 }
 
 func (s *site) checkListen(t *testing.T) {

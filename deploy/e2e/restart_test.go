@@ -73,7 +73,7 @@ func TestRestartUnderSubscribers(t *testing.T) {
 			mark := c.mark()
 			end(g, t)
 			// Long enough that a moment in which this machine is busy does not count.
-			for deadline := time.Now().Add(patience); len(c.attempts(mark)) < 2*5*subscribers; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); len(c.attempts(mark)) < 2*8*subscribers; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("without a gateway there were %d attempts in %v", len(c.attempts(mark)), patience)
 				}
