@@ -437,6 +437,9 @@ func (v *visit) accept() error {
 // that speaks no extension: that is recognised by an extension that the sender did not
 // offer, or by a parameter that only an offer can have (RFC 7692 section 7.1.2.2).
 func agreed(offered, chosen []string) string {
+	if len(offered) == 0 || len(chosen) == 0 {
+		return ""
+	}
 	offers := map[string]bool{}
 	for _, value := range offered {
 		for item := range strings.SplitSeq(value, ",") {

@@ -43,7 +43,8 @@ type splice struct {
 // A side is one of the two clients.
 type side struct {
 	conn  net.Conn
-	early []byte // came with the handshake; owned by the reader
+	early []byte                      // came with the handshake; owned by the reader
+	small [headroom + idleBuffer]byte // likewise; on a goroutine's stack it would make that grow
 	seen  atomic.Int64
 	// writing is since when a write to the client waits; 0 for none.
 	writing atomic.Int64
@@ -91,13 +92,12 @@ func (s *splice) copy(i int) {
 	f.control = func(opcode byte, payload []byte) bool {
 		return opcode != opPong || string(payload) != string(pingPayload)
 	}
-	var small [headroom + idleBuffer]byte
-	buffer := small[:]
+	buffer := from.small[:]
 	var bulk *[headroom + bulkBuffer]byte
 	release := func() {
 		if bulk != nil {
 			bulkBuffers.Put(bulk)
-			bulk, buffer = nil, small[:]
+			bulk, buffer = nil, from.small[:]
 		}
 	}
 	defer release()
@@ -119,6 +119,9 @@ func (s *splice) copy(i int) {
 			}
 			if f.closed {
 				from.closing.Store(true)
+				if s.over.Load() {
+					return // it has answered
+				}
 				if to.closing.Load() {
 					s.finish(nil, schemas.CloseDone, nil, schemas.CloseDone)
 				}
@@ -206,6 +209,9 @@ func (s *splice) finish(a *side, ra schemas.CloseReason, b *side, rb schemas.Clo
 		}
 		c := s.sides[i].conn
 		c.SetDeadline(time.Now().Add(closeWait)) //nolint:errcheck // it ends anyway
+		if !s.sides[i].closing.Load() {
+			continue // it answers the Close frame
+		}
 		if half, ok := c.(interface{ CloseWrite() error }); ok {
 			half.CloseWrite() //nolint:errcheck // it ends anyway
 		} else {
