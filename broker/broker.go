@@ -29,6 +29,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/outrelay/outrelay/broker/vet"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -50,6 +51,7 @@ type Broker struct {
 	tasks    sync.WaitGroup // every goroutine of the broker but Run's own
 
 	disk    *disk
+	notes   *notes
 	conn    *nats.Conn // publishes and requests
 	feeding *nats.Conn // what feeds read, so that a full one never holds up a publish
 	js      jetstream.JetStream
@@ -74,6 +76,9 @@ type namespace struct {
 	log    *eventLog
 	writer *writer
 
+	answered *vet.Answered // nil where there are no notes; fixed by Run
+	noted    vet.Note      // as last written; owned by notes
+
 	subscriptions *subscriptions
 
 	mu   sync.Mutex
@@ -96,6 +101,7 @@ func New(c Config) (*Broker, error) {
 		gateway:    newGateway(),
 	}
 	b.disk = newDisk(b)
+	b.notes = &notes{broker: b}
 	b.peers = newPeers(b)
 	b.seals = &seals{broker: b}
 	b.claims = claims{b}
@@ -113,10 +119,16 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer cancel()
 	b.ctx = ctx
 	if b.config.NATS.URL == "" {
+		if err := b.notes.look(); err != nil {
+			return err
+		}
 		if err := b.disk.start(); err != nil {
 			return err
 		}
-		defer b.disk.stop()
+		defer func() {
+			b.disk.stop()
+			b.notes.close(!b.disk.failed.Load())
+		}()
 	}
 	var err error
 	if b.conn, err = b.connect(ctx, "outrelay publish", b.cut.tell); err != nil {
@@ -156,6 +168,10 @@ func (b *Broker) Run(ctx context.Context) error {
 			return fmt.Errorf("log of namespace %s: %w", name, err)
 		}
 		ns.writer = newWriter(b, ns)
+		b.namespaces[name] = ns
+		if err := b.notes.settle(ctx, ns); err != nil {
+			return fmt.Errorf("log of namespace %s: %w", name, err)
+		}
 		end, err := ns.log.place(ctx)
 		if err != nil {
 			return fmt.Errorf("log of namespace %s: %w", name, err)
@@ -164,7 +180,6 @@ func (b *Broker) Run(ctx context.Context) error {
 		if end.first > 1 { // events are gone, and nobody here saw why
 			ns.log.fullAt.Store(time.Now().UnixNano())
 		}
-		b.namespaces[name] = ns
 		b.start(ns.writer.run)
 		ns.subscriptions = newSubscriptions(b, ns)
 		b.start(ns.subscriptions.undertaker.run)
@@ -175,8 +190,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	for _, l := range b.lines {
 		b.start(l.run)
 	}
-	b.checkEnds()
-	b.start(b.noteEnds)
+	b.start(b.notes.run)
 	b.start(b.disk.run)
 	b.start(b.lapses.run)
 	b.start(b.claims.run)

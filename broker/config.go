@@ -36,12 +36,15 @@ type Observer interface {
 	Stored(namespace string, publishes, events int, took time.Duration, err error)
 	// Behind tells of a read of the log for a subscriber that the ring no longer holds.
 	Behind(namespace string, events int)
+	// Lost tells of events that were found at start to be missing in the log's files.
+	Lost(namespace string, events uint64)
 }
 
 type noObserver struct{}
 
 func (noObserver) Stored(string, int, int, time.Duration, error) {}
 func (noObserver) Behind(string, int)                            {}
+func (noObserver) Lost(string, uint64)                           {}
 
 // LogConfig is the promise of every log (design: one for the whole broker).
 type LogConfig struct {

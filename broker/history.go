@@ -38,9 +38,13 @@ func (b *Broker) history(ctx context.Context, ns *namespace, o HistoryOptions) (
 	if err != nil {
 		return page, err
 	}
-	if len(begin.gaps) > 0 {
-		page.Gap = begin.gaps[0]
-	}
+	defer func() {
+		if len(begin.gaps) > 0 {
+			page.Gap = begin.gaps[0]
+		} else if err == nil && log.damaged(begin.sequence, page.Next.Sequence) {
+			page.Gap = &Gap{Reason: GapExpired}
+		}
+	}()
 	select {
 	case b.readers <- struct{}{}:
 		defer func() { <-b.readers }()

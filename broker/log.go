@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/outrelay/outrelay/broker/vet"
 	"github.com/outrelay/outrelay/schemas"
 )
 
@@ -40,8 +41,10 @@ type eventLog struct {
 	stream    string
 	rules     *rulebook
 	places    shared[place]
-	id        uint64       // of the log that open found
-	fullAt    atomic.Int64 // when the log was last seen near its limit of bytes
+	id        uint64        // of the log that open found
+	fullAt    atomic.Int64  // when the log was last seen near its limit of bytes
+	lost      vet.Sequences // what damage has taken; fixed before anybody subscribes
+	gaps      gaps          // owned by notes
 }
 
 func newEventLog(b *Broker, namespace string, r *rulebook) *eventLog {
@@ -57,6 +60,9 @@ func (l *eventLog) open(ctx context.Context) error {
 			return l.adopt(ctx, existing)
 		case !errors.Is(err, jetstream.ErrStreamNotFound):
 			return err
+		}
+		if l.broker.notes.unopened(l.stream) {
+			return errors.New("NATS could not open it (see above), and a new one would lie over it; restore a copy of the data folder, or move the folder of the stream " + l.stream + " away to begin with an empty log")
 		}
 		var id [8]byte
 		rand.Read(id[:])
@@ -135,6 +141,10 @@ type place struct {
 	accepted int64
 	// deleted counts the messages missing between first and last.
 	deleted int
+	bytes   int64
+	// firstAt is when the message at first was stored, in nanoseconds since 1970; 0: there
+	// is none.
+	firstAt int64
 	// fullAt is when this gateway last saw the log near its limit of bytes, so that
 	// the oldest may have gone for that; in nanoseconds since 1970.
 	fullAt int64
@@ -147,51 +157,58 @@ func (p place) end() schemas.Cursor {
 // place asks the log's leader. Callers that wait at the same time share an answer,
 // which is never older than their call.
 func (l *eventLog) place(ctx context.Context) (place, error) {
-	return l.places.get(ctx, l.broker, func(ctx context.Context) (place, error) {
-		var info struct {
-			Config struct {
-				Metadata map[string]string `json:"metadata"`
-			} `json:"config"`
-			State struct {
-				First    uint64    `json:"first_seq"`
-				Last     uint64    `json:"last_seq"`
-				LastTime time.Time `json:"last_ts"`
-				Deleted  int       `json:"num_deleted"`
-				Bytes    int64     `json:"bytes"`
-			} `json:"state"`
-			Error *jetstream.APIError `json:"error"`
-		}
-		answer, err := l.broker.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.INFO." + l.stream})
-		if err != nil {
-			return place{}, err
-		}
-		if err := json.Unmarshal(answer.Data, &info); err != nil {
-			return place{}, err
-		}
-		if info.Error != nil {
-			return place{}, info.Error
-		}
-		p := place{first: info.State.First, last: info.State.Last, deleted: info.State.Deleted}
-		if p.log, err = logID(info.Config.Metadata); err != nil {
-			return place{}, err
-		}
-		if info.State.Bytes > l.rules.now().retention.MaxBytes/2 {
-			l.fullAt.Store(time.Now().UnixNano())
-		}
-		p.fullAt = l.fullAt.Load()
-		if p.last == 0 {
-			p.first = 1
-			return p, nil
-		}
-		// The last message may be gone; then the time of its storing stands for it.
-		p.accepted = info.State.LastTime.UnixNano()
-		if r, err := l.at(ctx, p.last); err == nil {
-			p.accepted = r.accepted
-		} else if !errors.Is(err, errGone) {
-			return place{}, err
-		}
+	return l.places.get(ctx, l.broker, l.askPlace)
+}
+
+// askPlace is place for one caller.
+func (l *eventLog) askPlace(ctx context.Context) (place, error) {
+	var info struct {
+		Config struct {
+			Metadata map[string]string `json:"metadata"`
+		} `json:"config"`
+		State struct {
+			First     uint64    `json:"first_seq"`
+			FirstTime time.Time `json:"first_ts"`
+			Last      uint64    `json:"last_seq"`
+			LastTime  time.Time `json:"last_ts"`
+			Deleted   int       `json:"num_deleted"`
+			Bytes     int64     `json:"bytes"`
+		} `json:"state"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	answer, err := l.broker.request(ctx, &nats.Msg{Subject: "$JS.API.STREAM.INFO." + l.stream})
+	if err != nil {
+		return place{}, err
+	}
+	if err := json.Unmarshal(answer.Data, &info); err != nil {
+		return place{}, err
+	}
+	if info.Error != nil {
+		return place{}, info.Error
+	}
+	p := place{first: info.State.First, last: info.State.Last, deleted: info.State.Deleted, bytes: info.State.Bytes}
+	if info.State.FirstTime.Unix() > 0 {
+		p.firstAt = info.State.FirstTime.UnixNano()
+	}
+	if p.log, err = logID(info.Config.Metadata); err != nil {
+		return place{}, err
+	}
+	if info.State.Bytes > l.rules.now().retention.MaxBytes/2 {
+		l.fullAt.Store(time.Now().UnixNano())
+	}
+	p.fullAt = l.fullAt.Load()
+	if p.last == 0 {
+		p.first = 1
 		return p, nil
-	})
+	}
+	// The last message may be gone; then the time of its storing stands for it.
+	p.accepted = info.State.LastTime.UnixNano()
+	if r, err := l.at(ctx, p.last); err == nil {
+		p.accepted = r.accepted
+	} else if !errors.Is(err, errGone) {
+		return place{}, err
+	}
+	return p, nil
 }
 
 // A record is a stored message.

@@ -122,6 +122,17 @@ func (l *eventLog) resume(ctx context.Context, now place, topics schemas.TopicFi
 	return b, nil
 }
 
+// damaged says whether events after the one sequence, up to the other, were lost by
+// damage to the log's files.
+func (l *eventLog) damaged(after, upTo uint64) bool {
+	for _, span := range l.lost {
+		if span[1] > after && span[0] <= upTo {
+			return true
+		}
+	}
+	return false
+}
+
 // old says whether some event of the filter that came after p may be gone: by age
 // only if p is older than the shortest age of the filter's topics, by bytes only if
 // the log was full since then.

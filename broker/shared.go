@@ -26,12 +26,12 @@ func (s *shared[T]) get(ctx context.Context, b *Broker, ask func(context.Context
 	if s.waiting == nil {
 		s.waiting = &sharedCall[T]{done: make(chan struct{})}
 	}
-	call := s.waiting
-	if !s.running {
-		s.running = true
-		b.start(func(ctx context.Context) { s.run(ctx, ask) })
-	}
+	call, began := s.waiting, s.running
+	s.running = true
 	s.mu.Unlock()
+	if !began {
+		b.start(func(ctx context.Context) { s.run(ctx, ask) }) // here and now, if the broker ends
+	}
 	select {
 	case <-call.done:
 		return call.value, call.err

@@ -111,6 +111,9 @@ func (s *Stream) begin(ctx context.Context, start Start) error {
 	if start.After != nil && log.rules.unstored(s.topics, start.After.Accepted) {
 		s.gaps = append(s.gaps, &Gap{Reason: GapUnstored})
 	}
+	if (start.After != nil || start.From != FromLast) && len(s.gaps) == 0 && log.damaged(s.place.sequence, now.last) {
+		s.gaps = append(s.gaps, &Gap{Reason: GapExpired})
+	}
 	if start.After == nil && start.From == FromLast {
 		s.snapshot = &last{log: log, subject: filterSubject(logPrefix, log.namespace, s.topics), upTo: now.last}
 		first, err := s.snapshot.first(ctx)

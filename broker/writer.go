@@ -213,6 +213,11 @@ func (w *writer) store(ctx context.Context, batch []*publication) error {
 		}
 	}
 	w.end.Store(&end)
+	if w.namespace.answered != nil {
+		if err := w.namespace.answered.Set(end.sequence); err != nil {
+			w.broker.logger.Debug("what was answered can't be noted", "error", err)
+		}
+	}
 	w.watch(ctx, fresh)
 	for _, i := range copies {
 		original := seen[i.identity]

@@ -30,14 +30,19 @@ func ObserveLog(registry *prometheus.Registry) (broker.Observer, error) {
 			Namespace: "outrelay", Name: "log_behind_events_total",
 			Help: "Events read from the log for subscribers that are behind the gateway's memory.",
 		}, []string{"namespace"}),
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "outrelay", Name: "log_lost_events_total",
+			Help: "Events that this start found missing in the log's files: they were cut short, spoilt or removed.",
+		}, []string{"namespace"}),
 	}
 	return o, errors.Join(registry.Register(o.seconds), registry.Register(o.events),
-		registry.Register(o.failures), registry.Register(o.behind))
+		registry.Register(o.failures), registry.Register(o.behind), registry.Register(o.lost))
 }
 
 type logMetrics struct {
 	seconds, events  *prometheus.HistogramVec
 	failures, behind *prometheus.CounterVec
+	lost             *prometheus.CounterVec
 }
 
 func (m logMetrics) Stored(namespace string, _, events int, took time.Duration, err error) {
@@ -51,4 +56,8 @@ func (m logMetrics) Stored(namespace string, _, events int, took time.Duration, 
 
 func (m logMetrics) Behind(namespace string, events int) {
 	m.behind.WithLabelValues(namespace).Add(float64(events))
+}
+
+func (m logMetrics) Lost(namespace string, events uint64) {
+	m.lost.WithLabelValues(namespace).Add(float64(events))
 }
