@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +17,8 @@ import (
 // subscription, whether they are iterated or handled. What is kept on purpose shows.
 func TestJavaScriptHeap(t *testing.T) {
 	t.Parallel()
-	const events, most = 10_000, 256 << 10 // bytes: 26 an event
+	const most = 256 << 10  // bytes: 26 an event of 10,000
+	events := some(100_000) // or ten times as many
 	program := bare(t)
 	inHosts(t, func(t *testing.T, h jsHost) {
 		g := launch(t, &gateway{bare: program})
@@ -172,4 +174,26 @@ func TestJavaScriptWakes(t *testing.T) {
 			t.Errorf("there were %d sessions, want another", opened)
 		}
 	})
+}
+
+// A handler that throws is the page's own fault, said on its console, and the next event comes.
+func TestJavaScriptHandlerThrows(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	p := openPage(t, clientPage(t))
+	js[any](t, p, `(() => {
+		globalThis.ids = [];
+		globalThis.stream = outrelay.subscribe(%q, { from: 'earliest', onState() { throw new Error('state'); },
+			onEvent(e) { ids.push(e.id); throw new Error('event ' + e.id); } });
+	})()`, g.topics("throws"))
+	publishIDs(t, g.topics("throws"), 0, 3)
+	jsWait(t, p, "ids.length === 3", "ids")
+	for _, want := range []string{"Error: state", "Error: event 0", "Error: event 2"} {
+		for deadline := time.Now().Add(patience); !strings.Contains(strings.Join(p.said(), "\n"), want); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the console has no %q: %q", want, p.said())
+			}
+		}
+	}
+	js[any](t, p, "(stream.close(), null)")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,4 +170,60 @@ func TestJavaScriptResume(t *testing.T) {
 			t.Errorf("it has gaps: %v", got)
 		}
 	})
+}
+
+// The page of the client's README shows what is published, and its programs run as they stand
+// there.
+func TestJavaScriptReadme(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	here := strings.NewReplacer("http://127.0.0.1:8080", g.HTTP, "https://relay.example", g.HTTP)
+	blocks := blocksOf(t, "subscriber/js/README.md")
+	if len(blocks["html"]) != 1 || len(blocks["js"]) < 4 {
+		t.Fatalf("the README has %d html and %d js blocks; this test reads it wrongly", len(blocks["html"]), len(blocks["js"]))
+	}
+	dir := t.TempDir()
+	installed, err := filepath.Abs(javascriptClient)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "node_modules"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(installed, filepath.Join(dir, "node_modules/outrelay")); err != nil {
+		t.Fatal(err)
+	}
+	program := func(begins string) string {
+		for n, body := range blocks["js"] {
+			if strings.HasPrefix(body, begins) {
+				return file(t, dir, fmt.Sprint(n, ".mjs"), here.Replace(body))
+			}
+		}
+		t.Fatalf("no program begins with %q", begins)
+		return ""
+	}
+	publishes := output(t, dir, "", "node", program("import { publish, session }"))
+	t.Logf("publishing printed %q", publishes)
+	if got, want := g.stored(t, "orders/eu"), 2; len(got) != want {
+		t.Errorf("the program published %q, want %d events", got, want)
+	}
+	if line := client(t, "node", program("import { subscribe } from 'outrelay';\n\nfor await")).line(t); !strings.Contains(line, "1250") {
+		t.Errorf("the subscriber printed %q", line)
+	}
+
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/outrelay.js" {
+			http.ServeFile(w, r, filepath.Join(javascriptClient, "outrelay.js"))
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, here.Replace(blocks["html"][0]))
+	}))
+	t.Cleanup(s.Close)
+	b := openBrowser(t)
+	b.visit(t, s.URL)
+	b.wait(t, "document.querySelectorAll('#orders li').length >= 1 && document.querySelector('#state').textContent === 'connected'")
+	if item := eval[string](t, b, "document.querySelector('#orders li').textContent"); item != "orders/eu: order.paid 1250" {
+		t.Errorf("the page lists %q", item)
+	}
 }

@@ -25,7 +25,7 @@ func TestReadme(t *testing.T) {
 	g := start(t)
 	port := strings.TrimPrefix(g.HTTP, "http://")
 	local := freePort(t) // of the web server that is relayed to
-	blocks := readmeBlocks(t)
+	blocks := blocksOf(t, "README.md")
 	for language, bodies := range blocks {
 		for i, body := range bodies {
 			body = strings.ReplaceAll(body, "3000", local)
@@ -132,10 +132,10 @@ func TestReadme(t *testing.T) {
 	})
 }
 
-// readmeBlocks are the fenced blocks of the README by their language.
-func readmeBlocks(t *testing.T) map[string][]string {
+// blocksOf are the fenced blocks of a page of the project by their language.
+func blocksOf(t *testing.T, page string) map[string][]string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(root, "README.md"))
+	b, err := os.ReadFile(filepath.Join(root, page))
 	if err != nil {
 		t.Fatal(err)
 	}

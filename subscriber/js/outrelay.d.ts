@@ -6,9 +6,9 @@
  * In Node 20, which has no WebSocket, the module brings what it needs of one; another can be
  * given as {@link SessionOptions.WebSocket}.
  *
- * Nothing here is called by two at once: handlers run one after the other, in the order of what
- * came. What a handler throws is an unhandled rejection, and no end of the connection, unless
- * `onEvent` throws it, which closes what it was for.
+ * Handlers run one after the other, in the order of what came. What a handler throws, or a promise
+ * that it returns rejects with, is an unhandled rejection of the program's, and no end of the
+ * connection: a page goes on with the next event, and Node ends the process unless told otherwise.
  */
 
 /** A CloudEvent in the JSON event format, as the gateway delivers it. */
@@ -164,9 +164,9 @@ interface Where {
 
 export interface StreamOptions<Data = unknown> extends Where {
   /**
-   * Called with each event. A promise that it returns is waited for before the next. If it throws,
-   * or without `onState` the gateway ends the stream, that is an unhandled rejection. Instead of
-   * it, the stream can be iterated.
+   * Called with each event. A promise that it returns is waited for before the next. Where the
+   * gateway ends the stream and there is no `onState` to be told, that is an unhandled rejection.
+   * Instead of it, the stream can be iterated.
    */
   onEvent?: (event: CloudEvent<Data>) => unknown;
   /**

@@ -57,8 +57,13 @@ const bear = (token) => token ? { Authorization: (token.startsWith('SharedAccess
 async function ask(token, refused) {
   if (typeof token !== 'function') return token;
   let timer;
-  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new OutrelayError('no token came')), answerTime); });
-  return Promise.race([token(refused), late]).finally(() => clearTimeout(timer));
+  try {
+    return await Promise.race([token(refused), new Promise((_, reject) => { timer = setTimeout(reject, answerTime); })]);
+  } catch (cause) { // which may be anything
+    throw new OutrelayError('no token came', { cause });
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 // expiry is when a token says that it ends, in ms: se of a shared access signature,
@@ -273,7 +278,7 @@ function start({ base }, options = {}, alone) {
 
   // renew gets a new token when three quarters of the time are over.
   function renew(expires) {
-    if (typeof token !== 'function' || !(expires > 0)) return;
+    if (!welcomed || typeof token !== 'function' || !(expires > 0)) return;
     const own = round;
     renewal = setTimeout(async () => {
       let next = expires;
@@ -489,9 +494,15 @@ function start({ base }, options = {}, alone) {
 
     async function handle() {
       try {
-        for await (const e of stream) await onEvent(e);
+        for await (const e of stream) {
+          try {
+            await onEvent(e);
+          } catch (error) {
+            Promise.reject(error); // as that of any other handler
+          }
+        }
       } catch (error) {
-        if (error !== failure || !onChange) throw error;
+        if (!onChange) throw error;
       }
     }
 
