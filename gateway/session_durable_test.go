@@ -123,6 +123,69 @@ func TestCreditInSession(t *testing.T) {
 	}
 }
 
+// TestEverySettlementMakesRoom: whatever settles a delivery lets exactly one more come.
+func TestEverySettlementMakesRoom(t *testing.T) {
+	w := start(t, nil)
+	s := w.session(t)
+	s.open("s", "one", `"topic":"a","credit":3,"deadletter":"dead"`)
+	w.publish(t, "a", numbered("", 8)...)
+	tags := s.wantDelivered("s", "0/1", "1/1", "2/1")
+	s.quiet(100 * time.Millisecond)
+	s.settle("extend", "s", "", tags...) // settles nothing
+	s.quiet(100 * time.Millisecond)
+	for i, settlement := range []struct{ op, more string }{{"reject", `"reason":"no"`}, {"release", `"delay":"10m"`}, {"ack", ""}} {
+		s.settle(settlement.op, "s", settlement.more, tags[i])
+		tags = append(tags, s.wantDelivered("s", fmt.Sprintf("%d/1", 3+i))...)
+		s.quiet(100 * time.Millisecond)
+	}
+	// Another id on the socket has a credit of its own.
+	s.open("t", "one", `"credit":2`)
+	s.wantDelivered("t", "6/1", "7/1")
+	// What leaves unsettled goes to who has credit, one attempt later.
+	s.say(`{"op":"unsubscribe","id":"t"}`)
+	s.want("ok", "t")
+	s.quiet(100 * time.Millisecond)
+	s.settle("ack", "s", "", tags[3])
+	s.wantDelivered("s", "6/2")
+	s.quiet(100 * time.Millisecond)
+}
+
+// TestStuckNeighbourCostsNoTime: a session whose other subscription takes nothing is as
+// fast as one without it.
+func TestStuckNeighbourCostsNoTime(t *testing.T) {
+	w := start(t, nil)
+	const n = 1500
+	plain, burdened := w.session(t), w.session(t)
+	plain.open("free", "plain", `"topic":"a","credit":100`)
+	burdened.open("stuck", "stuck", `"topic":"a","credit":1,"ackwait":"10m"`)
+	burdened.open("free", "burdened", `"topic":"a","credit":100`)
+	for at := 0; at < n; at += 500 {
+		w.publish(t, "a", numbered(fmt.Sprintf("%d-", at), 500)...)
+	}
+	drain := func(s *talk) time.Duration {
+		t.Helper()
+		began := time.Now()
+		for free := 0; free < n; {
+			m := s.next()
+			if m.Op != "event" || m.ID != "free" {
+				continue // answers, and the one that is stuck
+			}
+			free++
+			s.say(`{"op":"ack","id":"free","deliveries":[%q]}`, m.Delivery)
+		}
+		return time.Since(began)
+	}
+	with := drain(burdened)
+	without := drain(plain)
+	t.Logf("%d deliveries, each acked: %v beside a subscription that is stuck, %v without it", n, with, without)
+	if with > 3*without+time.Second {
+		t.Errorf("beside a stuck subscription %d deliveries take %v, without it %v", n, with, without)
+	}
+	if state := w.state(t, "stuck"); state.Unsettled != 1 || state.Pending != n-1 {
+		t.Errorf("the stuck one = %+v, want 1 unsettled and %d pending", state, n-1)
+	}
+}
+
 func TestSettlementsInSession(t *testing.T) {
 	w := start(t, nil)
 	s := w.session(t)
