@@ -101,7 +101,7 @@ func TestDemoPage(t *testing.T) {
 	// while the gateway was away Chromium itself reported the failed connections;
 	// the page has nothing else to complain of
 	for _, said := range b.said() {
-		if !strings.Contains(said, "WebSocket connection to") {
+		if !strings.Contains(said, "WebSocket connection to") && !strings.Contains(said, "Failed to load resource") {
 			t.Errorf("the page complains in the console: %q", said)
 		}
 	}

@@ -12,7 +12,10 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"strings"
 	"time"
+
+	"github.com/outrelay/outrelay/subscriber/js"
 )
 
 //go:embed page
@@ -20,7 +23,8 @@ var pageFiles embed.FS
 
 // Page serves the demo's page, which listens to the gateway at the address
 // (such as "http://127.0.0.1:8080") with WebSockets of its own: from the oldest
-// event on, and after a lost connection from where it was.
+// event on, and after a lost connection from where it was. It does so with the
+// JavaScript client.
 //
 // The page may load nothing but its own files and connect to nothing but that
 // gateway. The gateway must allow the page's origin; "outrelay serve --dev" allows
@@ -56,11 +60,15 @@ func Page(gateway string, week []Quake) (http.Handler, error) {
 		}
 		served.ServeHTTP(w, r)
 	})
+	mux.HandleFunc("GET /outrelay.js", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", mediaTypes[".js"])
+		http.ServeContent(w, r, "outrelay.js", time.Time{}, bytes.NewReader(js.Module))
+	})
 	mux.HandleFunc("GET /settings.json", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		http.ServeContent(w, r, "settings.json", time.Time{}, bytes.NewReader(settings))
 	})
-	policy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " + sockets +
+	policy := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' " + sockets + " " + strings.Replace(sockets, "ws", "http", 1) +
 		"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

@@ -1,8 +1,8 @@
-// The page: three subscriptions, each over a WebSocket of its own, drawn and
-// counted as their events arrive.
+// The page: three streams over one WebSocket, drawn and counted as their events
+// arrive.
 
 import { QuakeMap } from './map.js';
-import { Stream } from './stream.js';
+import { session } from './outrelay.js';
 import { WeekLine } from './week.js';
 import { describe } from './words.js';
 import { world } from './world.js';
@@ -95,16 +95,20 @@ function missed({ reason, missed: n }) {
     : `${n ?? 'Some'} events were missed (${reason}).`;
 }
 
-function subscribe(share, topicFilter, parameters, listener) {
-  return new Stream(settings.gateway, topicFilter, parameters, {
-    event(event) {
+const gateway = session(settings.gateway);
+
+function subscribe(share, topicFilter, options, listener) {
+  gateway.subscribe(topicFilter, {
+    from: 'earliest',
+    ...options,
+    onEvent(event) {
       count(share, counts[share] + 1);
       listener?.event(event);
     },
-    state: (connected) => showState(share, connected),
-    gap(data) {
-      missed(data);
-      if (data.reason !== 'reset') return;
+    onState: ({ phase }) => showState(share, phase === 'connected'),
+    onGap(gap) {
+      missed(gap);
+      if (gap.reason !== 'reset') return;
       count(share, 0); // everything comes again
       listener?.clear();
     },
@@ -128,4 +132,4 @@ subscribe('all', 'quakes/**', {}, {
   },
 });
 subscribe('ak', 'quakes/ak', {});
-subscribe('explosions', 'quakes/**', { filter: '{"exact":{"type":"gov.usgs.explosion"}}' });
+subscribe('explosions', 'quakes/**', { filter: { exact: { type: 'gov.usgs.explosion' } } });
