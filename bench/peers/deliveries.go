@@ -44,6 +44,14 @@ func (e *engine) published() (n int) {
 	return n
 }
 
+// answered is how many publishes were answered.
+func (e *engine) answered() (n int) {
+	for _, acked := range e.acked {
+		n += acked
+	}
+	return n
+}
+
 // saturate runs at most rate until done says so.
 func (e *engine) saturate(done func() bool) {
 	for len(e.wrong) == 0 {
@@ -102,19 +110,23 @@ func (e *engine) paced(t *timer, next, end time.Time) (time.Time, error) {
 	return next, nil
 }
 
-// drain waits for the deliveries that are under way.
+// drain waits for the deliveries that are under way, and for the answers where they
+// count.
 func (e *engine) drain() {
-	want := e.published() * e.fan
-	last, progress := e.total, time.Now()
-	for e.total < want && len(e.wrong) == 0 {
+	want, answers := e.published()*e.fan, 0
+	if e.acks {
+		answers = e.published()
+	}
+	last, progress := e.total+e.answered(), time.Now()
+	for (e.total < want || e.answered() < answers) && len(e.wrong) == 0 {
 		for _, c := range e.pubs {
 			e.write(c)
 		}
 		e.turn(10)
-		if e.total > last {
-			last, progress = e.total, time.Now()
+		if now := e.total + e.answered(); now > last {
+			last, progress = now, time.Now()
 		} else if time.Since(progress) > drainTime {
-			e.fault("%d of %d deliveries are missing", want-e.total, want)
+			e.fault("%d of %d deliveries and %d of %d answers are missing", want-e.total, want, max(0, answers-e.answered()), answers)
 		}
 	}
 	// What is doubled would come now.
@@ -187,6 +199,7 @@ type measuring struct {
 	began                     time.Time
 	server, own, waited, soft time.Duration
 	total, reads, events      int
+	answers                   int
 }
 
 func (e *engine) begin() (measuring, error) {
@@ -195,7 +208,7 @@ func (e *engine) begin() (measuring, error) {
 		return measuring{}, err
 	}
 	own, err := processorTime(os.Getpid())
-	return measuring{e, time.Now(), server, own, waitingTime(e.spec.PID), softIRQ(serverProcessor), e.total, e.reads, e.published()}, err
+	return measuring{e, time.Now(), server, own, waitingTime(e.spec.PID), softIRQ(serverProcessor), e.total, e.reads, e.published(), e.answered()}, err
 }
 
 // end writes down what happened since.
@@ -215,6 +228,7 @@ func (m measuring) end(r *result) error {
 	r.SoftIRQ = (softIRQ(serverProcessor) - m.soft).Seconds()
 	r.Deliveries = m.e.total - m.total
 	r.Events = m.e.published() - m.events
+	r.Answers = m.e.answered() - m.answers
 	r.PerRead = float64(r.Deliveries) / float64(max(1, m.e.reads-m.reads))
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 // ready must come.
 type opening struct {
 	path     string
+	header   string // lines of the request's header, each with its end
 	protocol string
 	messages [][]byte
 	ready    string
@@ -175,6 +176,6 @@ func (o opening) handshake() []byte {
 	if o.protocol != "" {
 		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", o.protocol)
 	}
-	b.WriteString("\r\n")
+	b.WriteString(o.header + "\r\n")
 	return []byte(b.String())
 }

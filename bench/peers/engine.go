@@ -17,9 +17,10 @@ type client struct {
 	reads bool  // a subscriber's: its events are checked
 	stuck bool  // it does not read; once it does, its events are counted apart
 	next  []int32
-	rest  []byte // of a frame that is not whole
-	text  []byte // of NATS's protocol that is not whole
-	out   []byte // what the socket refused
+	rest  []byte         // of a frame that is not whole
+	text  []byte         // of NATS's protocol that is not whole
+	out   []byte         // what the socket refused
+	take  func(m []byte) // takes its messages instead of the engine, if there is one
 
 	// Of a stuck one.
 	received int
@@ -287,7 +288,9 @@ func (e *engine) control(c *client, first byte, payload []byte) {
 func (e *engine) message(c *client, m []byte) {
 	switch e.style {
 	case oneEvent:
-		if c.reads {
+		if c.take != nil {
+			c.take(m)
+		} else if c.reads {
 			e.delivery(c, m)
 		} else {
 			e.answer(c, m)

@@ -75,5 +75,12 @@ func goals(found outcomes) (list []goal) {
 	add("one of a thousand stuck: honest p99 ÷ without", label("stuck-one", "one of a thousand stuck", p99)/label("stuck-one", "none stuck", p99), true, 1.1, "")
 	few, many := label("filters", "500 filters, 1 subscribers each", perEvent), label("filters", "500 filters, 30 subscribers each", perEvent)
 	add("500 filters: CPU an event with 30 subscribers each ÷ with 1", many/few, true, 1.2, "")
+	add("64 publishers in sessions, most rate, stored: answered publishes/s ÷ JetStream", ratio("publish-64-stored", "jetstream", answers), false, 0.6, "")
+	for _, n := range ackedSubscribers {
+		each := func(w ackedWay) float64 { return label("acked", w.label(n), perCPU) }
+		add(fmt.Sprintf("acked by %d competing: events a CPU second ÷ nats.go, each ack answered too", n), each(ackedWays[0])/each(ackedWays[1]), false, 0.6, "")
+	}
+	add("durable subscriptions: memory at the end ÷ after a fifth of the time", label("durable", ours, func(r result) float64 { return r.LateMiB / r.EarlyMiB }), true, 1.2, "")
+	add("durable subscriptions: redelivered", label("durable", ours, func(r result) float64 { return float64(r.Redelivered) }), true, 0, "")
 	return list
 }

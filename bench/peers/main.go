@@ -79,7 +79,7 @@ func loadCommand(text string) error {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		return err
 	}
-	loads := map[kind]func(spec) (result, error){deliver: deliveries, idle: idleConnections, stuck: stuckSubscribers}
+	loads := map[kind]func(spec) (result, error){deliver: deliveries, idle: idleConnections, stuck: stuckSubscribers, durable: durableSubscriptions}
 	r, err := loads[s.Kind](s)
 	if err != nil {
 		return err

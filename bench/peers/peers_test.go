@@ -177,6 +177,73 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// The figures of the benchmark are found, and their absence is.
+func TestAckedFigures(t *testing.T) {
+	const head = "goos: linux\npkg: github.com/outrelay/outrelay/broker\n"
+	perCPU, perSecond, err := ackedFigures(head + "BenchmarkAcked/outrelay/10-2 \t   20000\t 15857 ns/op\t     89792 acked/cpu-s\t     63064 acked/s\t    4644 B/op\t      46 allocs/op\nPASS\n")
+	if perCPU != 89792 || perSecond != 63064 || err != nil {
+		t.Errorf("%v, %v, %v", perCPU, perSecond, err)
+	}
+	for _, out := range []string{"", head + "PASS\n", "BenchmarkAcked/outrelay/10-2 20000 15857 ns/op\n"} {
+		if _, _, err := ackedFigures(out); err == nil {
+			t.Errorf("%q has figures", out)
+		}
+	}
+}
+
+// What goes wrong between a server and a durable subscription is found, and an ack is
+// sent for each delivery.
+func TestDurableDeliveriesAreChecked(t *testing.T) {
+	type came struct{ n, attempt int }
+	for _, tt := range []struct {
+		name               string
+		came               []came
+		wrong              string
+		total, redelivered int
+	}{
+		{"in order", []came{{1, 1}, {4, 1}, {7, 1}}, "", 3, 0},
+		{"lost", []came{{1, 1}, {7, 1}}, "event 7", 2, 0},
+		{"doubled", []came{{1, 1}, {1, 1}}, "event 1", 2, 0},
+		{"redelivered", []came{{1, 1}, {1, 2}, {4, 1}}, "", 2, 1},
+		{"seen at the second attempt only", []came{{1, 1}, {4, 2}}, "", 2, 1},
+		{"another topic's", []came{{2, 1}}, "event 2", 1, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e, err := newEngine(spec{Peer: "outrelay", Topics: 3, Subscribers: 1, Publishers: 1, Size: eventSize})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.got, e.closing = []int{0}, true
+			d := &durableLoad{engine: e}
+			s := &durableSession{load: d, client: &client{fd: -1}, next: 1} // acks go nowhere
+			for i, c := range tt.came {
+				s.take(fmt.Appendf(nil, `{"op":"event","id":"s","delivery":"tag","attempt":%d,"event":%s}`, c.attempt, e.event.event(0, c.n, 1)))
+				if s.acks != i+1 {
+					t.Fatalf("%d acks after %d deliveries", s.acks, i+1)
+				}
+			}
+			if got := strings.Join(e.wrong, "; "); tt.wrong == "" && got != "" || !strings.Contains(got, tt.wrong) {
+				t.Errorf("found %q, want %q", got, tt.wrong)
+			}
+			if e.total != tt.total || d.redelivered != tt.redelivered {
+				t.Errorf("%d deliveries, %d redelivered, want %d, %d", e.total, d.redelivered, tt.total, tt.redelivered)
+			}
+			for range tt.came {
+				s.take([]byte(`{"op":"ok","id":"s"}`))
+			}
+			if s.acks != 0 {
+				t.Errorf("%d acks are open", s.acks)
+			}
+			for _, m := range []string{`{"op":"ok","id":"s","unknown":["tag"]}`, `{"op":"error","id":"s","problem":{}}`, "x"} {
+				e.wrong = nil
+				if s.take([]byte(m)); len(e.wrong) != 1 {
+					t.Errorf("%s is no fault", m)
+				}
+			}
+		})
+	}
+}
+
 // What others wrote into RESULTS.md stays, and what is kept of a workload comes back.
 func TestResultsAreMerged(t *testing.T) {
 	out := t.TempDir()
@@ -201,7 +268,7 @@ func TestResultsAreMerged(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	for _, want := range []string{other, "measured fanin", "measured cost", "| 100 publishers to 1, most rate: CPU ÷ NATS | ≤ 2.5 | 1.00 | yes |"} {
+	for _, want := range []string{other, "measured fanin", "measured cost", "| the same, published in sessions, which answer each publish: CPU ÷ NATS | ≤ 2.5 | 1.00 | yes |"} {
 		if strings.Count(text, want) != 1 {
 			t.Errorf("%q is not there once in\n%s", want, text)
 		}

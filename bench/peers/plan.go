@@ -38,12 +38,14 @@ type run struct {
 type table int
 
 const (
-	rateTable   table = iota // most rate
-	paceTable                // a fixed rate, with latencies
-	idleTable                // connections
-	stuckTable               // stuck subscribers
-	filterTable              // cost of an event
-	costTable                // cost of a delivery against subscribers
+	rateTable    table = iota // most rate
+	paceTable                 // a fixed rate, with latencies
+	idleTable                 // connections
+	stuckTable                // stuck subscribers
+	filterTable               // cost of an event
+	costTable                 // cost of a delivery against subscribers
+	ackedTable                // acked deliveries beside NATS's client
+	durableTable              // durable subscriptions over time
 )
 
 // underWay is how many events a publisher has under way at most rate.
@@ -100,6 +102,7 @@ func plan(o options) []workload {
 
 	fanout := "1 publisher to 1,000 subscribers"
 	fanin := "100 WebSocket publishers to 1 subscriber"
+	publish := "64 publishers in sessions to 1 subscriber"
 	topics := "1,000 topics with 1 subscriber each, 5,000 events/s in all"
 	list := []workload{
 		flow("fanout", fanout+", most rate", 1, 1, 1000, 0, "outrelay", "nats", "centrifuge", "centrifuge-delayed", "limit"),
@@ -109,6 +112,7 @@ func plan(o options) []workload {
 		stored(flow("fanout", fanout+", most rate", 1, 1, 1000, 0, "outrelay", "jetstream")),
 		stored(flow("fanout-20", fanout+", 20 events/s", 1, 1, 1000, 20, "outrelay", "jetstream")),
 		stored(flow("fanin", fanin+", most rate", 100, 1, 1, 0, "outrelay", "jetstream")),
+		stored(flow("publish-64", publish+", most rate", 64, 1, 1, 0, "outrelay", "jetstream")),
 		stored(flow("topics", topics, 1, 1000, 1, 5000, "outrelay", "jetstream")),
 	}
 
@@ -189,6 +193,27 @@ func plan(o options) []workload {
 			w.runs = append(w.runs, run{fmt.Sprintf("%s, %s", name, thousands(n)), s, underWay})
 		}
 	}
+	list = append(list, w)
+
+	w = own("acked", "events acked by competing subscribers, in one process, beside NATS's client", ackedTable, rounds)
+	for _, n := range ackedSubscribers {
+		for _, way := range ackedWays {
+			s := spec{Kind: acked, Peer: way.peer, Benchmark: fmt.Sprintf("%s/%d", way.benchmark, n), Times: 20_000}
+			if o.quick {
+				s.Times = 2000
+			}
+			w.runs = append(w.runs, run{way.label(n), s, 1})
+		}
+	}
+	list = append(list, w)
+
+	w = own("durable", "1,000 durable subscriptions with a session each, 100 events/s in all, each event for one of them", durableTable, 1)
+	s := base
+	s.Kind, s.Peer, s.Stored, s.Topics, s.Rate, s.Warm, s.Measure = durable, "outrelay", true, count(1000), 100, 0, 5*time.Minute
+	if o.quick {
+		s.Measure = 20 * time.Second
+	}
+	w.runs = append(w.runs, run{"outrelay", s, 1})
 	list = append(list, w)
 
 	var chosen []workload

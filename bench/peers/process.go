@@ -93,12 +93,18 @@ func softIRQ(processor int) time.Duration {
 var softIRQPID int
 
 // resident is a process's memory that is in RAM, KiB.
-func resident(pid int) (float64, error) {
+func resident(pid int) (float64, error) { return memory(pid, "VmRSS:") }
+
+// peakMemory is the most that it ever was, KiB.
+func peakMemory(pid int) (float64, error) { return memory(pid, "VmHWM:") }
+
+// memory is a line of a process's status, KiB.
+func memory(pid int, name string) (float64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, after, _ := strings.Cut(string(b), "VmRSS:")
+	_, after, _ := strings.Cut(string(b), name)
 	return strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(strings.SplitN(after, "\n", 2)[0]), "kB")), 64)
 }
 
@@ -124,6 +130,8 @@ type server struct {
 	address string // host:port
 	secure  string // host:port with TLS, "" if there is none
 	admin   string // URL, "" if there is none
+	keyName string // of the key in keyFile, "" if there is none
+	keyFile string
 }
 
 // startServer starts a peer and waits until it listens. folder is its own. gather
@@ -163,9 +171,11 @@ func startServer(p peer, binary, folder string, gather int) (*server, error) {
 		return nil, err
 	}
 	var ready struct {
-		HTTP  string `json:"http"`
-		HTTPS string `json:"https"`
-		Admin string `json:"admin"`
+		HTTP    string `json:"http"`
+		HTTPS   string `json:"https"`
+		Admin   string `json:"admin"`
+		KeyName string `json:"keyname"`
+		KeyFile string `json:"keyfile"`
 	}
 	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
 	line, err := bufio.NewReader(out).ReadBytes('\n')
@@ -180,7 +190,7 @@ func startServer(p peer, binary, folder string, gather int) (*server, error) {
 	}
 	s.address = strings.TrimPrefix(ready.HTTP, "http://")
 	s.secure = strings.TrimPrefix(ready.HTTPS, "https://")
-	s.admin = ready.Admin
+	s.admin, s.keyName, s.keyFile = ready.Admin, ready.KeyName, ready.KeyFile
 	return s, nil
 }
 

@@ -21,6 +21,9 @@ func p999(r result) float64        { return r.P999 }
 func kib(r result) float64         { return r.KiB }
 func connects(r result) float64    { return r.ConnectCPU / float64(max(r.Connects, 1)) * 1000 } // s a thousand
 func growth(r result) float64      { return r.GrowthMiB }
+func answers(r result) float64     { return float64(r.Answers) / r.Seconds }
+func perCPU(r result) float64      { return float64(r.Deliveries) / r.CPU } // deliveries a second of processor time
+func share(r result) float64       { return r.CPU / r.Seconds }             // of one processor
 
 // brief is a result as a line of the progress.
 func brief(t table, r result) string {
@@ -32,6 +35,11 @@ func brief(t table, r result) string {
 			r.PublishedMiB, r.Seconds, r.GrowthMiB, r.ReadingMiB, r.Unsent, r.Missed, r.Notices, r.CaughtUp, r.CatchUpFor)
 	case filterTable:
 		return fmt.Sprintf("%.1f µs an event, %.0f events/s, waited %.2f", perEvent(r), float64(r.Events)/r.Seconds, r.Waited)
+	case ackedTable:
+		return fmt.Sprintf("%.0f acked a CPU second, %.0f acked/s", perCPU(r), rate(r))
+	case durableTable:
+		return fmt.Sprintf("%.0f MiB bare, %.0f then %.0f at the end, %.0f at most; %.3f of a processor, p50 %.2f p99 %.2f ms, %d redelivered, connected in %.1f s, waited %.2f",
+			r.BareMiB, r.EarlyMiB, r.LateMiB, r.PeakMiB, share(r), r.P50, r.P99, r.Redelivered, r.ConnectFor, r.Waited)
 	case paceTable:
 		return fmt.Sprintf("%.0f deliveries/s, %.2f µs each, p50 %.2f p99 %.2f p99.9 %.2f ms, waited %.2f, load busy %.2f", rate(r), perDelivery(r), r.P50, r.P99, r.P999, r.Waited, r.Busy)
 	}
@@ -212,6 +220,17 @@ func writeTable(say func(string, ...any), m *measurement) {
 		say("|---|---|---|")
 		for i, r := range m.runs {
 			say("| %s | %s | %s |", r.label, of(m.results[i], perEvent), number(of(m.results[i], func(r result) float64 { return float64(r.Events) / r.Seconds }).median))
+		}
+	case ackedTable:
+		writeAcked(say, m)
+	case durableTable:
+		say("| | sessions and subscriptions | events | p50 ms | p99 ms | p99.9 ms | redelivered | share of one processor | MiB before the first | after a fifth of the time | at the end | at most | s to subscribe all | CPU s of that |")
+		say("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+		for i, run := range m.runs {
+			for _, r := range m.results[i] {
+				say("| %s | %s | %s in %.0f s | %s | %s | %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.1f | %.1f |", run.label, thousands(r.Connects), thousands(r.Deliveries), r.Seconds,
+					number(r.P50), number(r.P99), number(r.P999), thousands(r.Redelivered), number(share(r)), r.BareMiB, r.EarlyMiB, r.LateMiB, r.PeakMiB, r.ConnectFor, r.ConnectCPU)
+			}
 		}
 	case costTable:
 		say("CPU µs a delivery:")

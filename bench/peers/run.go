@@ -120,6 +120,9 @@ func measureRounds(w workload, o options, folder string) *measurement {
 // measure starts a peer, has it loaded once, and ends it. profile is a file for the
 // server's profile, or "".
 func measure(do run, binary, folder, profile string) (r result, err error) {
+	if do.spec.Kind == acked {
+		return benchmark(do.spec, folder, profile)
+	}
 	own, err := os.MkdirTemp(folder, do.spec.Peer)
 	if err != nil {
 		return r, err
@@ -136,6 +139,7 @@ func measure(do run, binary, folder, profile string) (r result, err error) {
 		}
 	}()
 	do.spec.Address, do.spec.TLS, do.spec.PID = s.address, s.secure, s.cmd.Process.Pid
+	do.spec.KeyName, do.spec.KeyFile = s.keyName, s.keyFile
 	if profile != "" {
 		done := s.profile(profile, max(time.Second, do.spec.Warm+do.spec.Measure))
 		defer func() { err = errors.Join(err, <-done) }()

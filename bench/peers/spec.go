@@ -9,6 +9,8 @@ const (
 	deliver kind = "deliver" // publish and take deliveries
 	idle    kind = "idle"    // connect, wait, and see that all connections work
 	stuck   kind = "stuck"   // subscribers read nothing while much is published, then read again
+	durable kind = "durable" // sessions, each with a durable subscription of its own, ack what they get
+	acked   kind = "acked"   // no load process: a benchmark of outrelay's own module
 )
 
 // A spec tells a load process what to do with one server.
@@ -18,6 +20,8 @@ type spec struct {
 	Address string // host:port
 	TLS     string // host:port, "" where there is none
 	PID     int    // of the server, for its processor time and memory
+	KeyName string // of the key that outrelay made, which is in KeyFile
+	KeyFile string
 
 	Publishers  int
 	Topics      int // each with Subscribers
@@ -38,6 +42,10 @@ type spec struct {
 	Burst   int
 	Warm    time.Duration // not measured
 	Measure time.Duration // of an idle load: from the last connect to the look at memory
+
+	// Benchmark of an acked run, as in "outrelay/10", and how many events it has acked.
+	Benchmark string
+	Times     int
 }
 
 // A result is what one round measured.
@@ -48,6 +56,7 @@ type result struct {
 	// While measured.
 	Events     int // published
 	Deliveries int
+	Answers    int // to publishes
 	Seconds    float64
 	CPU        float64 // seconds of the server's processor time
 	Busy       float64 // share of its time that the load's processor was used
@@ -76,4 +85,11 @@ type result struct {
 	Notices      int     // gap notices
 	CaughtUp     int     // subscribers that reached the end, nothing missing but what they were told
 	CatchUpFor   float64 // seconds
+
+	// Of durable subscriptions.
+	Redelivered int     // deliveries with an attempt above 1
+	BareMiB     float64 // the server's memory before the first session
+	EarlyMiB    float64 // after a fifth of the time, a minute of five
+	LateMiB     float64 // at the end
+	PeakMiB     float64 // at most, since the server began
 }
