@@ -19,7 +19,9 @@ import (
 func TestSubscriptionsSurviveARestart(t *testing.T) {
 	dir := t.TempDir()
 	b, stop := start(t, broker.Config{Dir: dir})
-	put(t, b, "s", dying("a"), broker.Start{})
+	options := dying("a")
+	options.AckWait = 15 * time.Second // what was handed out before the restart comes again then
+	put(t, b, "s", options, broker.Start{})
 	publish(t, b, "a", ids("e", 1, 6)...)
 	all, _ := receive(t, b, "s", 3, 0)
 	settle(t, b, "s", broker.Ack, all[0])

@@ -169,8 +169,8 @@ func TestDrainDeadline(t *testing.T) {
 // gateway by their cursor.
 func TestRestartMissesNothing(t *testing.T) {
 	w := start(t, nil)
-	const streams, events = 500, 300
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	const streams, events = 500, 200
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	base := w.http

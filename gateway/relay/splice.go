@@ -119,9 +119,6 @@ func (s *splice) copy(i int) {
 			}
 			if f.closed {
 				from.closing.Store(true)
-				if s.over.Load() {
-					return // it has answered
-				}
 				if to.closing.Load() {
 					s.finish(nil, schemas.CloseDone, nil, schemas.CloseDone)
 				}
@@ -209,9 +206,6 @@ func (s *splice) finish(a *side, ra schemas.CloseReason, b *side, rb schemas.Clo
 		}
 		c := s.sides[i].conn
 		c.SetDeadline(time.Now().Add(closeWait)) //nolint:errcheck // it ends anyway
-		if !s.sides[i].closing.Load() {
-			continue // it answers the Close frame
-		}
 		if half, ok := c.(interface{ CloseWrite() error }); ok {
 			half.CloseWrite() //nolint:errcheck // it ends anyway
 		} else {
