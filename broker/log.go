@@ -45,6 +45,7 @@ type eventLog struct {
 	fullAt    atomic.Int64  // when the log was last seen near its limit of bytes
 	lost      vet.Sequences // what damage has taken; fixed before anybody subscribes
 	gaps      gaps          // owned by notes
+	expiring  atomic.Bool   // some events are kept for less time than the rest
 }
 
 func newEventLog(b *Broker, namespace string, r *rulebook) *eventLog {

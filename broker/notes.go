@@ -24,7 +24,7 @@ const (
 	// asked for less often, since the answer is long.
 	maxGaps     = 200_000
 	manyGaps    = 2_000
-	gapInterval = 5 * time.Second
+	gapInterval = 2 * time.Second
 )
 
 // notes are what this broker knows of the logs of its own server, beside them, so that
@@ -98,6 +98,7 @@ func (n *notes) settle(ctx context.Context, ns *namespace) error {
 	}
 	if f.Note != nil {
 		ns.log.lost = f.Note.Lost
+		ns.log.expiring.Store(f.Note.Expiring)
 	}
 	if count := f.Lost.Count(); count > 0 {
 		words := "events are lost: files of the log were cut short, spoilt or removed; restore a copy of the data folder if there is one. Subscribers who resume from before them are told"
@@ -120,10 +121,13 @@ func (n *notes) settle(ctx context.Context, ns *namespace) error {
 		}
 	}
 	ns.answered, err = n.store.Answered(ns.log.stream, ns.log.id, at.last)
-	if err != nil {
-		return err
+	if err == nil {
+		err = n.note(ctx, ns, true)
 	}
-	return n.note(ctx, ns, true)
+	if err != nil { // a full disk can be read
+		logger.Warn("the notes about the log can't be written; what it loses from now on may not be noticed", "error", err)
+	}
+	return nil
 }
 
 // note writes down where a log begins and ends.
@@ -132,7 +136,7 @@ func (n *notes) note(ctx context.Context, ns *namespace, sync bool) error {
 	if err != nil {
 		return err
 	}
-	if same := ns.noted; !sync && same.First == note.First && same.Last == note.Last && same.Fresh == note.Fresh && slices.Equal(same.Gaps, note.Gaps) {
+	if same := ns.noted; !sync && same.First == note.First && same.Last == note.Last && same.Fresh == note.Fresh && same.Expiring == note.Expiring && slices.Equal(same.Gaps, note.Gaps) {
 		return nil
 	}
 	ns.noted = note
@@ -156,7 +160,7 @@ func (n *notes) run(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			for _, ns := range n.broker.namespaces {
-				if n.store.Consumers(ns.log.stream) {
+				if ns.answered != nil && n.store.Consumers(ns.log.stream) {
 					complain(ns.answered.Alive())
 				}
 				limited, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -212,7 +216,7 @@ func (l *eventLog) note(ctx context.Context, sync bool) (vet.Note, error) {
 	if err != nil {
 		return vet.Note{}, err
 	}
-	note := vet.Note{Log: l.id, First: at.first, Last: at.last, Lost: l.lost}
+	note := vet.Note{Log: l.id, First: at.first, Last: at.last, Lost: l.lost, Expiring: l.expiring.Load()}
 	rules := l.rules.now()
 	note.Fresh = at.bytes < rules.retention.MaxBytes/4*3 && (at.firstAt == 0 || time.Since(time.Unix(0, at.firstAt)) < rules.maxAge-time.Minute)
 	switch {

@@ -75,6 +75,7 @@ func newItem(ns *namespace, t schemas.Topic, rule TopicRule, e *schemas.Event, n
 		}
 	}
 	if ttl != 0 { // whole seconds, at least one; what is left over is not delivered
+		ns.log.expiring.Store(true)
 		i.header[nats.MsgTTLHdr] = []string{strconv.FormatInt(int64((ttl+time.Second-1)/time.Second), 10)}
 	}
 	return i

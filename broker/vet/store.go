@@ -55,6 +55,9 @@ type Note struct {
 	// Gaps are the sequences in between that were removed, with Many an unknown number.
 	Gaps Sequences `json:"gaps"`
 	Many bool      `json:"many,omitempty"`
+	// Expiring says that messages in between are removed by themselves, when their time
+	// has come: the newest gaps may not be noted.
+	Expiring bool `json:"expiring,omitempty"`
 	// Lost is what damage has taken, all of it so far.
 	Lost Sequences `json:"lost"`
 }
@@ -167,7 +170,11 @@ func (s *Store) look(name string, meter *meter) (Finding, error) {
 		}
 		note.Clean = false // from here on
 		if err := writeSealed(s.note(name, "note"), note, true); err != nil {
-			return f, err
+			// The disk is full, perhaps. A note that says more than is so is worse than none.
+			if err := s.Forget(name); err != nil {
+				return f, err
+			}
+			s.notes[name] = note
 		}
 	}
 	return f, nil
@@ -218,8 +225,16 @@ func (s *Store) lookAtBlocks(f *Finding, meter *meter) error {
 		}
 		expected := Union(Span{first, f.Last}).Without(n.Gaps).Without(n.Lost)
 		f.Lost = expected.Without(Union(held...))
-		if f.AtMost = n.Many; n.Many { // only where something is spoilt
-			f.Lost = f.Lost.And(Union(doubt...))
+		if n.Many || n.Expiring { // only where something may be cut out
+			end := uint64(0)
+			for _, b := range blocks {
+				if b.last > 0 {
+					doubt = append(doubt, Span{end + 1, b.first - 1})
+					end = max(end, b.last)
+				}
+			}
+			f.Lost = f.Lost.And(Union(append(doubt, Span{end + 1, f.Last})...))
+			f.AtMost = n.Many || !n.Clean
 		}
 	}
 	if len(f.Lost) > 0 && len(held) == 0 && len(doubt) > 0 {

@@ -89,6 +89,12 @@ func TestDiskFull(t *testing.T) {
 	}
 	some := g.receive(t, "work", 10)
 	g.acks(t, "work", some)
+	g.kill(t) // it starts on a full disk, too
+	g.run(t)
+	post(t, g.topics("disk/one"), structured, strings.Replace(sample("refused"), `{"id"`, `{"x":"`+strings.Repeat("x", 64<<10)+`","id"`, 1), http.StatusServiceUnavailable)
+	if d := difference(g.stored(t, "disk/**", "limit", "100"), append([]string{"before"}, ids...)); d != "" {
+		t.Errorf("started on a full disk, the log: %s", d)
+	}
 	// Something else takes what is left, to the last byte.
 	filler := filepath.Join(disk, "filler")
 	var st unix.Statfs_t
