@@ -35,6 +35,7 @@ type strangeCase struct {
 	// further one; or it ends, with an error that has these.
 	onFirst  bool
 	ends     bool
+	stuck    bool   // it gets nowhere, and says this
 	wantText string // of the error
 	gap      string // the reason of a gap that it tells of
 }
@@ -89,6 +90,8 @@ var strangeCases = []strangeCase{
 	{name: "429, once", status: -429},
 	{name: "401, once, with a source of tokens", status: -401, token: "(refused) => refused ? 'b' : 'a'"},
 
+	{name: "a proxy that takes no WebSockets", stuck: true, wantText: "HTTP passes, WebSockets do not"},
+
 	{name: "a refusal", instead: problemMessage(403, ""), ends: true, wantText: "the reason for 403"},
 	{name: "a refusal of the name", instead: problemMessage(400, ""), ends: true, wantText: "the reason for 400"},
 	{name: "a refusal that passes", instead: problemMessage(429, ""), onFirst: true},
@@ -111,6 +114,11 @@ func (c *strangeCase) serve(w http.ResponseWriter, r *http.Request, count *atomi
 	w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
 	asked := r.Header.Get("Upgrade") == ""
 	if r.Method == http.MethodOptions {
+		return
+	}
+	if c.stuck && !asked {
+		count.Add(1)
+		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	status := c.status
@@ -243,6 +251,10 @@ func TestJavaScriptMeetsStrangers(t *testing.T) {
 			want := it + ".events.length > 0"
 			if c.ends {
 				want = it + ".state === 'ended'"
+			}
+			if c.stuck {
+				jsWait(t, h, fmt.Sprintf("%s.why.includes(%q)", it, c.wantText), it)
+				continue
 			}
 			jsWait(t, h, want, it)
 			got := js[struct {

@@ -274,13 +274,19 @@ export interface Session {
  */
 export declare function session(url: string | URL, options?: SessionOptions): Session;
 
+/** Where the address is that of a gateway alone. */
+interface Named {
+  /** The topic filter. */
+  topic?: string;
+}
+
 /**
  * Opens a stream at an address such as `https://relay.example/topics/orders/**`, with a session of
  * its own. Stream parameters may stand in the query.
  */
-export declare function subscribe<Data = unknown>(url: string | URL, options?: SessionOptions & StreamOptions<Data>): Stream<Data>;
+export declare function subscribe<Data = unknown>(url: string | URL, options?: Named & SessionOptions & StreamOptions<Data>): Stream<Data>;
 /** Opens a durable subscription, with a session of its own. One that exists needs no topic. */
-export declare function subscribe<Data = unknown>(url: string | URL, options: SessionOptions & SubscriptionOptions<Data>): Subscription<Data>;
+export declare function subscribe<Data = unknown>(url: string | URL, options: Named & SessionOptions & SubscriptionOptions<Data>): Subscription<Data>;
 
 /**
  * Publishes an event, or an array of which all or none is taken, with one HTTP request to an

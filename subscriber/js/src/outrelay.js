@@ -91,11 +91,8 @@ const problemError = (problem, more) =>
 
 // closeError puts a close of the gateway into the words of the contract (section 4).
 function closeError(code, reason) {
-  const word = /^[a-z0-9-]*/.exec(reason)[0];
-  const among = (words) => words.split(' ').includes(word);
-  const retry = among('done sender-gone bad-answer') ? 'never'
-    : among('token-expired right-lost') || code === 1008 ? 'token'
-      : among('drain idle lifetime silent slow') || code === 1001 || code === 1006 ? 'now' : 'later';
+  const retry = /^done\b/.test(reason) ? 'never' : code === 1008 ? 'token'
+    : code === 1001 || code === 1006 || /^(silent|slow)\b/.test(reason) ? 'now' : 'later';
   return new OutrelayError(code === 1006 ? 'the connection was lost' : `closed by the gateway: ${code} ${reason}`, { code, reason, retry });
 }
 
@@ -115,6 +112,8 @@ function start({ base }, options = {}, alone) {
   const { token, onState, signal } = options;
   const WebSocket = options.WebSocket ?? globalThis.WebSocket ?? NodeWebSocket;
   const page = globalThis.document;
+  const life = new AbortController();
+  const listen = (target, type, f) => target?.addEventListener?.(type, f, { signal: life.signal });
   const channels = new Set();
   const open = new Map(); // channels by the id that they have on this connection
   const requests = new Map(); // that wait for an answer, by id
@@ -147,6 +146,7 @@ function start({ base }, options = {}, alone) {
     clearTimeout(timer);
     timer = undefined;
     const own = ++round;
+    const probe = tried;
     try {
       const fresh = await ask(token, refused?.token);
       if (own !== round) return;
@@ -155,7 +155,7 @@ function start({ base }, options = {}, alone) {
       if (bearer && bearer === refused?.token && (Date.now() >= expiry(bearer) || Date.now() - refused.at < 30_000)) {
         throw new OutrelayError('the token is the one that was refused', { cause: refused.why });
       }
-      if (tried) {
+      if (probe) {
         tried = false; // if nobody answers the next try is a socket again: HTTP may be what does not pass
         const answer = await fetch(`${base}/connect`, { headers: bear(bearer), redirect: 'error', signal: AbortSignal.timeout(answerTime) });
         const error = await refusal(answer);
@@ -181,10 +181,9 @@ function start({ base }, options = {}, alone) {
       }
     };
     mine.onclose = ({ code, reason }) => {
-      if (mine === socket) lost(closeError(code, reason));
+      if (mine === socket) cut(probe && !welcomed ? new OutrelayError('HTTP passes, WebSockets do not') : closeError(code, reason));
     };
-    // A close follows, but in Node 20.
-    mine.onerror = () => mine === socket && cut(closeError(1006, ''));
+    mine.onerror = () => mine.onclose({ code: 1006, reason: '' }); // in Node 20 no close follows
     deadline = setTimeout(() => cut(new OutrelayError('the gateway did not answer')), answerTime);
   }
 
@@ -308,9 +307,7 @@ function start({ base }, options = {}, alone) {
     const old = socket;
     lost(why ?? closed());
     old?.close(1000, 'done');
-    for (const type of ['online', 'offline']) globalThis.removeEventListener?.(type, wake);
-    page?.removeEventListener('visibilitychange', wake);
-    signal?.removeEventListener('abort', close);
+    life.abort();
     for (const r of requests.values()) r.reject(why ?? closed());
     requests.clear();
     for (const c of channels) c.end(why);
@@ -390,7 +387,7 @@ function start({ base }, options = {}, alone) {
         if (done || paused || !welcomed) return;
         id = String(++ids);
         open.set(id, self);
-        send({ ...wire, op: 'subscribe', id, topic, after: durable ? o.after : place });
+        send({ topic, ...wire, op: 'subscribe', id, after: durable ? o.after : place });
       },
       take(m) {
         switch (m.op) {
@@ -516,9 +513,10 @@ function start({ base }, options = {}, alone) {
     return stream;
   }
 
-  for (const type of ['online', 'offline']) globalThis.addEventListener?.(type, wake);
-  page?.addEventListener('visibilitychange', wake);
-  signal?.addEventListener('abort', close);
+  listen(globalThis, 'online', wake);
+  listen(globalThis, 'offline', wake);
+  listen(page, 'visibilitychange', wake);
+  listen(signal, 'abort', close);
   tell('connecting');
   if (signal?.aborted) close();
   else connect();

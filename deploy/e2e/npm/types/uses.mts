@@ -49,7 +49,7 @@ for await (const d of work) {
 
 let problem: Problem | undefined;
 try {
-  for await (const _ of subscribe(`${gateway}/topics/types/***`, { onState: () => {} })) break;
+  for await (const _ of subscribe(gateway, { topic: 'types/***', onState: () => {} })) break;
 } catch (error) {
   if (error instanceof OutrelayError) problem = error.problem;
 }
