@@ -22,7 +22,7 @@ type checkedStep struct {
 // returns its steps by name, the first of each, and its exit status.
 func (s *site) check(t *testing.T, on *namespace, environment ...string) (map[string]checkedStep, int) {
 	t.Helper()
-	name, args := s.command(on, "check", "--timeout", "2s")
+	name, args := s.command(on, "check", "--timeout", "4s")
 	for i, arg := range args {
 		if arg == outrelay {
 			args = append(args[:i:i], append(environment, args[i:]...)...)
