@@ -148,7 +148,7 @@ func TestSubscriptionOutlivesItsGateway(t *testing.T) {
 	var mu sync.Mutex
 	var phases []string
 	s := openDurable(t, c, "steady", subscriber.OpenOptions{
-		DurableOptions: subscriber.DurableOptions{Topic: "a/**"},
+		DurableOptions: subscriber.DurableOptions{Topic: "a/**", AckWait: 8 * time.Second},
 		OnState: func(s subscriber.State) {
 			mu.Lock()
 			defer mu.Unlock()
