@@ -5,7 +5,7 @@
 # make soak   the long forms of the tests that have one
 # make bench  every benchmark, BENCHCOUNT times, with benchstat's summary
 # make bench-peers  outrelay beside its peers; writes bench/RESULTS.md
-# make bench-relay  the relay beside nginx and a bare rendezvous; writes bench/RELAY.md
+# make bench-relay  the relay beside nginx and others; writes bench/RESULTS.md
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -5,11 +5,9 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"sync"
 )
@@ -29,14 +27,7 @@ func serveBare(ready string) error {
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(map[string]string{"http": "http://" + l.Addr().String()})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(ready+".new", text, 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(ready+".new", ready); err != nil {
+	if err := announce(ready, l); err != nil {
 		return err
 	}
 	b := &bare{waiting: map[string]chan net.Conn{}}

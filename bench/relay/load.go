@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -37,9 +39,14 @@ type result struct {
 	P50     float64 // µs
 	P99     float64
 	KiB     float64 // of the server for an idle pair
+	Growth  float64 // of the server while much was moved, MiB
+	Equal   bool    // SHA-256 of what was sent and of what arrived
 }
 
 func (r result) brief() string {
+	if r.Growth > 0 {
+		return fmt.Sprintf("%d bytes in %.1f s, SHA-256 equal: %v, the server grew by %.1f MiB", r.Bytes, r.Seconds, r.Equal, r.Growth)
+	}
 	if r.KiB > 0 {
 		return fmt.Sprintf("%.1f KiB a pair", r.KiB)
 	}
@@ -54,19 +61,28 @@ func (r result) perGigabyte() float64 { return r.CPU / (float64(r.Bytes) / 1e9) 
 func (r result) rate() float64        { return float64(r.Trips) / r.Seconds }
 func (r result) p50() float64         { return r.P50 }
 
+// A run is one measurement.
+type run struct {
+	length time.Duration
+	result
+}
+
 // A workload is one way of loading a peer.
 type workload struct {
 	name, title string
-	run         func(*world, time.Duration, *result) error
+	run         func(*world, *run) error
+	peers       []string // that take part
 }
 
 var workloads = []workload{
-	{"stream", "one stream, one way", func(w *world, d time.Duration, r *result) error { return w.streams(1, d, r) }},
-	{"stream-4", "four streams, one way", func(w *world, d time.Duration, r *result) error { return w.streams(4, d, r) }},
-	{"trip", "messages of 64 bytes there and back, one at a time", func(w *world, d time.Duration, r *result) error { return w.trips(1, d, r) }},
-	{"trip-4", "the same, four at a time", func(w *world, d time.Duration, r *result) error { return w.trips(4, d, r) }},
-	{"setup", "streams set up, used for one message there and back, and ended, eight at a time", (*world).setups},
-	{"idle", "1,000 idle pairs", func(w *world, d time.Duration, r *result) error { return w.idle(1000, d, r) }},
+	{"stream", "one stream, one way", func(w *world, r *run) error { return w.streams(1, r) }, joiners},
+	{"stream-4", "four streams, one way", func(w *world, r *run) error { return w.streams(4, r) }, joiners},
+	{"trip", "messages of 64 bytes there and back, one at a time", func(w *world, r *run) error { return w.trips(1, r) }, joiners},
+	{"trip-4", "the same, four at a time", func(w *world, r *run) error { return w.trips(4, r) }, joiners},
+	{"setup", "streams set up, used for one message there and back, and ended, eight at a time", (*world).setups, joiners},
+	{"idle", "1,000 idle pairs", (*world).idle, joiners},
+	{"much", "1 GiB through one pair, beside 1,000 idle ones", (*world).much, []string{"outrelay", "bare"}},
+	{"http", "HTTP requests of 64 bytes and their answers, eight at a time", (*world).requests, []string{"outrelay", "proxy"}},
 }
 
 func workloadNames() (names []string) {
@@ -82,6 +98,7 @@ type world struct {
 	framed  bool
 	echo    atomic.Bool // what the listener does with what comes
 	arrived atomic.Int64
+	digest  hash.Hash // of what arrives on one stream; nil if nobody asks
 	fault   atomic.Pointer[error]
 	close   func()
 	kept    []net.Conn
@@ -103,19 +120,22 @@ func loadCommand(text string) error {
 		return err
 	}
 	i := slices.IndexFunc(workloads, func(l workload) bool { return l.name == w.Workload })
-	var r result
-	if err := workloads[i].run(w, time.Duration(w.Seconds*float64(time.Second)), &r); err != nil {
+	r := run{length: time.Duration(w.Seconds * float64(time.Second))}
+	if err := workloads[i].run(w, &r); err != nil {
 		return err
 	}
 	w.close()
 	if err := w.fault.Load(); err != nil {
 		return *err
 	}
-	return json.NewEncoder(os.Stdout).Encode(r)
+	return json.NewEncoder(os.Stdout).Encode(r.result)
 }
 
 // listen starts the listener.
 func (w *world) listen() error {
+	if w.Peer == "proxy" {
+		return w.serveSink()
+	}
 	if !w.framed {
 		l, err := net.Listen("tcp", w.Sink)
 		if err != nil {
@@ -152,6 +172,10 @@ func (w *world) listen() error {
 			case 0x89:
 				control.Write(appendFrame(nil, 0x8A, payload)) //nolint:errcheck // the reader notices
 			case 0x81:
+				if bytes.HasPrefix(payload, []byte(`{"request"`)) {
+					w.fail(w.respond(control, in, payload))
+					continue
+				}
 				go w.answer(payload)
 			}
 		}
@@ -317,7 +341,10 @@ func (w *world) checks(c net.Conn, in *bufio.Reader) {
 				w.fail(errors.New("other bytes arrived than were sent"))
 				return false
 			}
-			w.arrived.Add(int64(n))
+			if w.digest != nil {
+				w.digest.Write(p[:n])
+			}
+			w.arrived.Add(int64(n)) // last: who waits for it reads the digest then
 			if at += n; at == len(pattern) {
 				at = 0
 			}
@@ -409,7 +436,7 @@ func (w *world) begin() (s stopwatch, err error) {
 	return s, nil
 }
 
-func (w *world) end(s stopwatch, r *result) error {
+func (w *world) end(s stopwatch, r *run) error {
 	r.Seconds = time.Since(s.began).Seconds()
 	server, err := processorTime(w.PID)
 	if err != nil {
@@ -427,7 +454,7 @@ func (w *world) end(s stopwatch, r *result) error {
 const warmUp = 300 * time.Millisecond
 
 // streams sends the pattern on n streams.
-func (w *world) streams(n int, d time.Duration, r *result) error {
+func (w *world) streams(n int, r *run) error {
 	var batches [8][]byte // ready to send, with keys of their own
 	for i := range batches {
 		for range 4 {
@@ -462,7 +489,7 @@ func (w *world) streams(n int, d time.Duration, r *result) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(d)
+	time.Sleep(r.length)
 	r.Bytes = w.arrived.Load() - before
 	err = w.end(s, r)
 	stopped.Store(true)
@@ -473,41 +500,105 @@ func (w *world) streams(n int, d time.Duration, r *result) error {
 	return err
 }
 
-// idle joins n pairs and lets them be.
-func (w *world) idle(n int, d time.Duration, r *result) error {
-	w.echo.Store(true)
-	open := func(n int) error {
-		for range n {
-			c, in, err := w.dial()
-			if err != nil {
-				return err
-			}
-			if err := w.trip(c, in, make([]byte, tripBytes), make([]byte, tripBytes)); err != nil {
-				return err
-			}
-			w.kept = append(w.kept, c)
+// idlePairs is how many are open while nothing moves on them.
+const idlePairs = 1000
+
+// open joins n pairs, each used once.
+func (w *world) open(n int) error {
+	for range n {
+		c, in, err := w.dial()
+		if err != nil {
+			return err
 		}
-		time.Sleep(d)
-		return nil
+		if err := w.trip(c, in, make([]byte, tripBytes), make([]byte, tripBytes)); err != nil {
+			return err
+		}
+		w.kept = append(w.kept, c)
 	}
+	return nil
+}
+
+// idle joins pairs and lets them be.
+func (w *world) idle(r *run) error {
+	w.echo.Store(true)
 	if w.PID == 0 {
 		return nil
 	}
-	if err := open(100); err != nil { // what is made once
+	if err := w.open(100); err != nil { // what is made once
 		return err
 	}
+	time.Sleep(r.length)
 	before, err := resident(w.PID)
 	if err != nil {
 		return err
 	}
-	if err := open(n); err != nil {
+	if err := w.open(idlePairs); err != nil {
 		return err
 	}
+	time.Sleep(r.length)
 	after, err := resident(w.PID)
 	if err != nil {
 		return err
 	}
-	r.Seconds, r.Trips, r.KiB = d.Seconds(), n, (after-before)/float64(n)
+	r.Seconds, r.Trips, r.KiB = r.length.Seconds(), idlePairs, (after-before)/idlePairs
+	for _, c := range w.kept {
+		c.Close()
+	}
+	return nil
+}
+
+// muchBytes is how much goes through one pair.
+const muchBytes = 1 << 30
+
+// much moves much through one pair beside idle ones, and compares SHA-256 at both ends.
+func (w *world) much(r *run) error {
+	w.echo.Store(true)
+	if err := w.open(idlePairs); err != nil {
+		return err
+	}
+	w.echo.Store(false)
+	arrived := sha256.New()
+	w.digest = arrived
+	before, err := resident(w.PID)
+	if err != nil {
+		return err
+	}
+	s, err := w.begin()
+	if err != nil {
+		return err
+	}
+	c, _, err := w.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sent, most := sha256.New(), before
+	for n := 0; n < muchBytes; n += len(pattern) {
+		c.SetWriteDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the write will say it
+		if _, err := c.Write(appendFrame(nil, 0x82, pattern)); err != nil {
+			return fmt.Errorf("the sender: %w", err)
+		}
+		sent.Write(pattern)
+		if n%(16<<20) == 0 {
+			now, err := resident(w.PID)
+			if err != nil {
+				return err
+			}
+			most = max(most, now)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); w.arrived.Load() < muchBytes; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d bytes of %d arrived", w.arrived.Load(), muchBytes)
+		}
+	}
+	if err := w.end(s, r); err != nil {
+		return err
+	}
+	r.Bytes, r.Growth = w.arrived.Load(), max(most-before, 1)/1024
+	if r.Equal = bytes.Equal(sent.Sum(nil), arrived.Sum(nil)); !r.Equal {
+		return errors.New("SHA-256 differs at the ends")
+	}
 	for _, c := range w.kept {
 		c.Close()
 	}
@@ -541,9 +632,9 @@ func (w *world) trip(c net.Conn, in *bufio.Reader, message, back []byte) error {
 }
 
 // trips measures round trips, n at a time, each on a stream of its own.
-func (w *world) trips(n int, d time.Duration, r *result) error {
+func (w *world) trips(n int, r *run) error {
 	w.echo.Store(true)
-	return w.parallel(n, d, r, func() (func(message, back []byte) error, func(), error) {
+	return w.parallel(n, r, func() (func(message, back []byte) error, func(), error) {
 		c, in, err := w.dial()
 		if err != nil {
 			return nil, nil, err
@@ -553,9 +644,9 @@ func (w *world) trips(n int, d time.Duration, r *result) error {
 }
 
 // setups measures how fast streams are set up.
-func (w *world) setups(d time.Duration, r *result) error {
+func (w *world) setups(r *run) error {
 	w.echo.Store(true)
-	return w.parallel(8, d, r, func() (func(message, back []byte) error, func(), error) {
+	return w.parallel(8, r, func() (func(message, back []byte) error, func(), error) {
 		return func(message, back []byte) error {
 			c, in, err := w.dial()
 			if err != nil {
@@ -568,7 +659,7 @@ func (w *world) setups(d time.Duration, r *result) error {
 }
 
 // parallel does something n times at a time, again and again, and times each.
-func (w *world) parallel(n int, d time.Duration, r *result, open func() (do func(message, back []byte) error, end func(), err error)) error {
+func (w *world) parallel(n int, r *run, open func() (do func(message, back []byte) error, end func(), err error)) error {
 	var measuring, stopped atomic.Bool
 	var workers sync.WaitGroup
 	took := make([][]time.Duration, n)
@@ -602,7 +693,7 @@ func (w *world) parallel(n int, d time.Duration, r *result, open func() (do func
 		return err
 	}
 	measuring.Store(true)
-	time.Sleep(d)
+	time.Sleep(r.length)
 	measuring.Store(false)
 	err = w.end(s, r)
 	stopped.Store(true)

@@ -1,7 +1,8 @@
 // Command relay measures what the relay of outrelay costs: in one run the same bytes go
 // through a direct TCP connection, outrelay, nginx's stream proxy and a bare rendezvous
-// of two WebSockets, the server on one processor and the load on another. It writes
-// RELAY.md; see README.md in the folder above.
+// of two WebSockets, and HTTP requests through outrelay and a reverse proxy of net/http,
+// the server on one processor and the load on another. It writes a section of RESULTS.md;
+// see README.md in the folder above.
 //
 // It fails if a byte is lost or changed, and if outrelay needs clearly less than the bare
 // rendezvous, for then it measures something wrong. A goal that is not met is no failure:
@@ -16,6 +17,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,8 +39,10 @@ type options struct {
 
 func command(args []string) error {
 	switch {
-	case len(args) == 2 && args[0] == "serve":
+	case len(args) == 3 && args[0] == "bare":
 		return serveBare(args[1])
+	case len(args) == 3 && args[0] == "proxy":
+		return serveProxy(args[1], args[2])
 	case len(args) == 2 && args[0] == "load":
 		return loadCommand(args[1])
 	}
@@ -48,7 +52,7 @@ func command(args []string) error {
 	flags.DurationVar(&o.measure, "duration", 2*time.Second, "length of a measurement")
 	only := flags.String("only", "", "comma-separated workloads; all if empty: "+strings.Join(workloadNames(), ", "))
 	with := flags.String("peers", "", "comma-separated peers; all if empty: "+strings.Join(peers, ", "))
-	flags.StringVar(&o.out, "out", "", "folder for RELAY.md; standard output if empty")
+	flags.StringVar(&o.out, "out", "", "folder of the RESULTS.md whose section to write anew; standard output if empty")
 	flags.StringVar(&o.binary, "outrelay", "", "the outrelay binary; built from ../../cmd/outrelay if empty")
 	flags.StringVar(&o.profile, "profile", "", "file for a processor profile of outrelay in its last measurement")
 	if err := flags.Parse(args); err != nil {
@@ -97,7 +101,7 @@ func measureAll(o options) error {
 		}
 		for round := range o.rounds {
 			for _, p := range peers {
-				if !among(o.peers, p) {
+				if !among(o.peers, p) || !slices.Contains(w.peers, p) {
 					continue
 				}
 				r, err := measure(o, folder, p, w)
@@ -112,7 +116,7 @@ func measureAll(o options) error {
 	text := report(o, found, time.Since(began))
 	if o.out == "" {
 		fmt.Print(text)
-	} else if err := os.WriteFile(filepath.Join(o.out, "RELAY.md"), []byte(text), 0o644); err != nil {
+	} else if err := publish(filepath.Join(o.out, "RESULTS.md"), text); err != nil {
 		return err
 	}
 	return tooGood(found)

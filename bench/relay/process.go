@@ -28,7 +28,10 @@ const (
 )
 
 // The peers, in the order of a round.
-var peers = []string{"direct", "outrelay", "nginx", "bare"}
+var peers = []string{"direct", "outrelay", "nginx", "bare", "proxy"}
+
+// joiners are the peers that join streams.
+var joiners = []string{"direct", "outrelay", "nginx", "bare"}
 
 // startPinned starts a command on one processor; Go programs use no more than it.
 func startPinned(cmd *exec.Cmd, processor int) error {
@@ -113,12 +116,12 @@ func startServer(o options, folder, peer, sink string) (*server, error) {
 	switch peer {
 	case "direct":
 		return s, nil
-	case "bare":
+	case "bare", "proxy":
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
 		}
-		s.cmd = exec.Command(self, "serve", ready)
+		s.cmd = exec.Command(self, peer, ready, sink)
 	case "outrelay":
 		s.cmd = exec.Command(o.binary, "serve", "--dev", "--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0",
 			"--data", s.folder, "--ready-file", ready)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -46,6 +48,21 @@ var goals = []goal{
 	{"streams set up a second ÷ bare rendezvous", "setup", "bare", result.rate, 0, 0.7},
 }
 
+// publish puts the section into a file, whose other parts are somebody else's.
+func publish(file, text string) error {
+	const begin, end = "<!-- begin relay -->\n", "<!-- end relay -->\n"
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(old), begin)
+	if !ok && before != "" {
+		before = strings.TrimRight(before, "\n") + "\n\n"
+	}
+	_, after, _ := strings.Cut(rest, end)
+	return os.WriteFile(file, []byte(before+begin+text+end+after), 0o644)
+}
+
 func (g goal) ratio(o outcomes) (ratio float64, ok bool) {
 	ours, _, _ := o.median(g.workload, "outrelay", g.of)
 	theirs, _, _ := o.median(g.workload, g.peer, g.of)
@@ -62,14 +79,15 @@ func tooGood(o outcomes) error {
 
 var titles = map[string]string{
 	"direct": "direct TCP", "outrelay": "outrelay", "nginx": "nginx stream", "bare": "bare rendezvous of two WebSockets",
+	"proxy": "reverse proxy of net/http",
 }
 
-// report is RELAY.md.
+// report is the section of RESULTS.md.
 func report(o options, found outcomes, took time.Duration) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	say("# What the relay costs\n")
-	say("Written by `go run .` in bench/relay, %s, commit %s; %d rounds in %.0f s.", time.Now().UTC().Format("2006-01-02"), commit(), o.rounds, took.Seconds())
+	say("# The relay\n")
+	say("Written by `make bench-relay`; [README.md](README.md) says what is measured and how. Do not edit. Measured %s, commit %s; %d rounds in %.0f s.", time.Now().UTC().Format("2006-01-02"), commit(), o.rounds, took.Seconds())
 	say("%s, %d processors, Linux %s, %s, %s.\n", field("/proc/cpuinfo", "model name"), runtime.NumCPU(), kernel(), runtime.Version(), nginxVersion())
 	say("Medians of interleaved rounds, the least and the most behind. The server had one\nprocessor, the load another. **Read the ratios.**\n")
 	say("| goal | least or most | measured | |\n|---|---|---|---|")
@@ -98,6 +116,17 @@ func report(o options, found outcomes, took time.Duration) string {
 			for _, p := range peers {
 				if median, least, most := found.median(w.name, p, func(r result) float64 { return r.KiB }); median > 0 {
 					say("| %s | %.1f (%.1f–%.1f) |", titles[p], median, least, most)
+				}
+			}
+			continue
+		}
+		if w.name == "much" {
+			say("| | bytes | GB/s | SHA-256 at both ends | the server grew by, MiB |\n|---|---|---|---|---|")
+			for _, p := range peers {
+				if all := found[w.name][p]; all != nil {
+					speed, _, _ := found.median(w.name, p, result.gigabytes)
+					growth, least, most := found.median(w.name, p, func(r result) float64 { return r.Growth })
+					say("| %s | %d | %.2f | equal, %d times | %.1f (%.1f–%.1f) |", titles[p], all[0].Bytes, speed, len(all), growth, least, most)
 				}
 			}
 			continue
