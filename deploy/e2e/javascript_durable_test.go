@@ -73,6 +73,49 @@ func TestJavaScriptDurable(t *testing.T) {
 	}, "node", "chromium")
 }
 
+// What waits in the client when its connection is lost is dropped, for it comes again; who
+// works on a delivery then is not disturbed, and its ack counts.
+func TestJavaScriptDropsWhatComesAgain(t *testing.T) {
+	t.Parallel()
+	g := start(t)
+	c := newCutter(t, hostport(t, g.HTTP))
+	h := startNode(t, nil)
+	publishIDs(t, g.topics("again"), 0, 3)
+	js[any](t, h, `(() => {
+		globalThis.got = []; globalThis.settled = [];
+		const held = new Promise((resolve) => { globalThis.release = resolve; });
+		globalThis.work = outrelay.subscribe(%q, { subscription: 'again', from: 'earliest', onState: (s) => { globalThis.phase = s.phase; },
+			async onEvent(d) { got.push(d.event.id + ' ' + d.attempt); await held; settled.push(await d.ack()); } });
+	})()`, c.address()+"/topics/again")
+	jsWait(t, h, "got.length === 1", "got")
+	for n := range 2 {
+		js[any](t, h, "(globalThis.phase = '', null)")
+		c.cutAll()
+		jsWait(t, h, "phase === 'connected'", "phase")
+		// By now the gateway has handed them out again.
+		for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+			text := output(t, "", "", "curl", "-sS", "--fail-with-body", g.HTTP+"/subscriptions/again")
+			var state struct{ Unsettled, Redelivered int }
+			if err := json.Unmarshal([]byte(text), &state); err != nil {
+				t.Fatal(err)
+			}
+			if state.Unsettled == 3 && state.Redelivered == 3 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after cut %d the subscription is %s", n+1, text)
+			}
+		}
+	}
+	js[any](t, h, "(release(), null)")
+	jsWait(t, h, "settled.length >= 4", "({ got, settled })")
+	got := js[[]string](t, h, "got")
+	if slices.Sort(got); !slices.Equal(got, []string{"0 1", "0 3", "1 3", "2 3"}) {
+		t.Errorf("it was handed %q, want the one that it worked on, and then what was there last", got)
+	}
+	js[any](t, h, "(work.close(), null)")
+}
+
 // A mint hands out tokens to pages, or the last one again.
 type mint struct {
 	*httptest.Server

@@ -27,6 +27,8 @@ type strangeCase struct {
 	// Every handshake is answered with this, if it is no 0, and a body of a problem or not.
 	status int
 	plain  bool
+	// The second handshake is answered with this, by a proxy, if it is no 0.
+	then int
 	// In the place of subscribed. ID as above.
 	instead string
 	token   string // of the client
@@ -85,6 +87,7 @@ var strangeCases = []strangeCase{
 	{name: "404", status: 404, ends: true, wantText: "the reason for 404"},
 	{name: "404 of a proxy", status: 404, plain: true, ends: true, wantText: "HTTP 404"},
 	{name: "403 of a proxy", status: 403, plain: true, ends: true, wantText: "HTTP 403"},
+	{name: "404 of a proxy while the gateway starts again", code: 1011, reason: "fault", then: 404},
 	{name: "503, once", status: -503},
 	{name: "502 of a proxy, once", status: -502, plain: true},
 	{name: "429, once", status: -429},
@@ -119,6 +122,11 @@ func (c *strangeCase) serve(w http.ResponseWriter, r *http.Request, count *atomi
 	if c.stuck && !asked {
 		count.Add(1)
 		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if c.then != 0 && count.Load() == 1 && !asked || c.then != 0 && count.Load() == 2 && asked {
+		count.Store(2)
+		w.WriteHeader(c.then)
 		return
 	}
 	status := c.status
