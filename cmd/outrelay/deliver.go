@@ -143,7 +143,7 @@ is released.`, deliver.ExitReject, deliver.Farewell),
 	flags.IntVar(&options.MaxDeliver, "maxdeliver", 0, "after `N` attempts an event goes to the dead-letter topic (default 10)")
 	flags.StringVar(&options.DeadLetter, "deadletter", "", "the `TOPIC` for dead letters; without one they are dropped")
 	common = addClientFlags(cmd)
-	err := cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{string(deliver.Binary), string(deliver.Structured)}, cobra.ShellCompDirectiveNoFileComp))
+	err := cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{"http://", "https://"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 	if err != nil {
 		panic(err) // the flag is there
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,13 +64,23 @@ func (a *agent) end(t *testing.T, signal syscall.Signal) {
 	}
 }
 
-// counts is a subscription's state.
-type subscriptionCounts struct{ Pending, Unsettled, Delayed int }
+// subscriptionCounts are a subscription's state.
+type subscriptionCounts struct{ Pending, Unsettled, Delayed, Subscribers int }
+
+func (c subscriptionCounts) settled() bool { return c.Pending+c.Unsettled+c.Delayed == 0 }
 
 func (g *gateway) counts(t *testing.T, name string) (c subscriptionCounts) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(output(t, "", "", outrelay, "subscriptions", "show", name, "--gateway", g.HTTP)), &c); err != nil {
+	resp, err := http.Get(g.HTTP + "/subscriptions/" + name)
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return subscriptionCounts{Pending: 1} // it is yet to be made
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&c); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("subscription %s: %s, %v", name, resp.Status, err)
 	}
 	return c
 }
@@ -90,21 +99,47 @@ func (g *gateway) deadLetters(t *testing.T, name string) map[string]string {
 	return dead
 }
 
-// An existing web service that fails in every way gets each event until it has dealt with
+// An existing web service that fails, in every way, gets each event until it has dealt with
 // it, is never hammered, and what it refuses is a dead letter.
 func TestDeliverToAServiceThatFails(t *testing.T) {
 	t.Parallel()
-	const concurrency, each = 4, 12
 	g := start(t)
-	good := func(c *call) behaviour {
+	var ways sync.WaitGroup
+	defer ways.Wait()
+	for _, f := range []failing{
+		{name: "refuses"},
+		{name: "hangs", does: hanging},
+		{name: "fails", does: answering(http.StatusInternalServerError)},
+		{name: "dies", does: dying},
+		{name: "is-busy", does: answering(http.StatusTooManyRequests, "Retry-After", "2"), quiet: 2 * time.Second},
+		{name: "is-away", does: func(w http.ResponseWriter, r *http.Request) {
+			answering(http.StatusServiceUnavailable, "Retry-After", time.Now().Add(3*time.Second).UTC().Format(http.TimeFormat))(w, r)
+		}, quiet: 2 * time.Second},
+	} {
+		// All at once, however many processors there are: they mostly wait.
+		ways.Go(func() { t.Run(f.name, func(t *testing.T) { f.check(t, g) }) })
+	}
+}
+
+// A failing is a way in which a service fails.
+type failing struct {
+	name  string
+	does  behaviour     // nil: nobody listens
+	quiet time.Duration // for how long it wants to be left alone
+}
+
+// check lets a service work, fail and work again, with events coming all the while.
+func (f failing) check(t *testing.T, g *gateway) {
+	const concurrency, each, long = 4, 12, 1500 * time.Millisecond
+	works := func(c *call) behaviour {
 		if strings.HasSuffix(c.id, "-refused") {
 			return answering(http.StatusBadRequest)
 		}
 		return answering(http.StatusNoContent)
 	}
-	s := newWebService(t, good)
-	a := startAgent(t, "work", "--to", "http://"+s.address+"/events", "--topic", "work/*", "--from", "earliest",
-		"--deadletter", "dead/work", "--concurrency", fmt.Sprint(concurrency), "--timeout", "700ms", "--gateway", g.HTTP)
+	s := newWebService(t, works)
+	a := startAgent(t, f.name, "--to", "http://"+s.address+"/events", "--topic", f.name+"/*", "--from", "earliest",
+		"--deadletter", "dead/"+f.name, "--concurrency", fmt.Sprint(concurrency), "--timeout", "700ms", "--gateway", g.HTTP)
 	var all []string
 	send := func(name string) {
 		t.Helper()
@@ -116,97 +151,87 @@ func TestDeliverToAServiceThatFails(t *testing.T) {
 			}
 			batch, all = append(batch, sample(id)), append(all, id)
 		}
-		post(t, g.topics("work/a"), batched, "["+strings.Join(batch, ",")+"]", http.StatusOK)
+		post(t, g.topics(f.name+"/a"), batched, "["+strings.Join(batch, ",")+"]", http.StatusOK)
 	}
-	settled := func() bool { return g.counts(t, "work") == subscriptionCounts{} }
-	send("works")
-	until(t, "the first events are settled", settled)
+	send("before")
+	until(t, "the first events are there", func() bool { return len(s.seen()) == each })
+	until(t, "the first events are settled", func() bool { return g.counts(t, f.name).settled() })
+	lines := len(a.said())
 
-	pause := 1200 * time.Millisecond
-	for _, phase := range []struct {
-		name  string
-		fails behaviour // nil: nobody listens
-		quiet time.Duration
-	}{
-		{name: "refuses"},
-		{name: "hangs", fails: hanging},
-		{name: "fails", fails: answering(http.StatusInternalServerError)},
-		{name: "dies", fails: dying},
-		{name: "busy", fails: answering(http.StatusTooManyRequests, "Retry-After", "1"), quiet: time.Second},
-		{name: "away", fails: func(w http.ResponseWriter, r *http.Request) {
-			answering(http.StatusServiceUnavailable, "Retry-After", time.Now().Add(2*time.Second).UTC().Format(http.TimeFormat))(w, r)
-		}, quiet: time.Second},
-	} {
-		calls, lines := len(s.seen()), len(a.said())
-		if phase.fails == nil {
-			s.down()
-		} else {
-			s.will(always(phase.fails))
-		}
-		send(phase.name)
-		time.Sleep(pause) // how long it is down; nothing is waited for
-		during := s.seen()[calls:]
-		attempts := len(during)
-		if phase.fails == nil {
-			attempts = len(a.said()) - lines
-			s.up()
-		}
-		s.will(good)
-		// As many as it had in hand, and then a try a second at first.
-		if attempts < 1 || attempts > concurrency+3 {
-			t.Errorf("while the service %s, there were %d attempts in %v", phase.name, attempts, pause)
-		}
-		t.Logf("%s: %d attempts in %v", phase.name, attempts, pause)
-		for _, c := range during {
-			for _, later := range s.seen()[calls:] {
-				if after := later.began.Sub(c.ended); phase.quiet > 0 && after > pause/6 && after < phase.quiet {
-					t.Errorf("%s: %s was tried %v after a Retry-After of %v", phase.name, later.id, after, phase.quiet)
-				}
-			}
-		}
-		before := len(s.seen())
-		until(t, "after it "+phase.name+", it gets something", func() bool {
-			return slices.ContainsFunc(s.seen()[before:], func(c call) bool { return c.status/100 == 2 })
-		})
+	if f.does == nil {
+		s.down()
+	} else {
+		s.will(always(f.does))
 	}
-	until(t, "all events are settled", settled)
+	send("meanwhile")
+	time.Sleep(long) // is how long it fails; nothing is waited for
+	during := s.seen()[each:]
+	attempts := len(during)
+	if f.does == nil {
+		attempts = len(a.said()) - lines
+		s.up()
+	}
+	s.will(works)
+	// As many as were in hand, and then a try a second at first.
+	if attempts < 1 || attempts > concurrency+3 {
+		t.Errorf("while the service %s, there were %d attempts in %v", f.name, attempts, long)
+	}
+	send("after")
+	until(t, "all events are settled", func() bool { return g.counts(t, f.name).settled() })
 	a.end(t, syscall.SIGTERM)
 
-	dead := g.deadLetters(t, "work")
-	done, acks, attempts := map[string]int{}, map[string]int{}, map[string]int{}
-	for _, c := range s.seen() {
-		attempts[c.id]++
+	calls := s.seen()
+	for _, c := range during {
+		for _, later := range calls[each:] {
+			// Those that were under way with it had not been told yet.
+			if after := later.began.Sub(c.ended); f.quiet > 0 && after > f.quiet/4 && after < f.quiet {
+				t.Errorf("%s was tried %v after a Retry-After of %v", later.id, after, f.quiet)
+			}
+		}
+	}
+	dead := g.deadLetters(t, f.name)
+	done, ends, tries := map[string]int{}, map[string]int{}, map[string]int{}
+	for _, c := range calls {
+		tries[c.id]++
 		if c.status/100 == 2 {
 			done[c.id]++
 		}
 	}
 	for _, l := range a.said() {
 		if l.Outcome != "released" {
-			acks[l.ID]++
+			ends[l.ID]++
 		}
 	}
 	most := 0
 	for _, id := range all {
-		most = max(most, attempts[id])
+		most = max(most, tries[id])
 		refused := strings.HasSuffix(id, "-refused")
-		if acks[id] != 1 || attempts[id] > 8 {
-			t.Errorf("%s was settled %d times, after %d requests", id, acks[id], attempts[id])
+		if ends[id] != 1 || tries[id] > 4 {
+			t.Errorf("%s was settled %d times, after %d requests", id, ends[id], tries[id])
 		}
 		if refused && (done[id] != 0 || dead[id] != "400 Bad Request") || !refused && (done[id] != 1 || dead[id] != "") {
 			t.Errorf("%s was dealt with %d times and is a dead letter for %q", id, done[id], dead[id])
 		}
 	}
-	t.Logf("%d events, %d requests, at most %d for one", len(all), len(s.seen()), most)
+	t.Logf("%d attempts in %v; of %d events %d requests, at most %d for one", attempts, long, len(all), len(calls), most)
 	if text := a.errs.String(); !strings.Contains(text, "one event at a time") || !strings.Contains(text, "works again") {
 		t.Errorf("deliver said %s", text)
 	}
 }
 
-// With --ordered no event of a key is dealt with before the one before it is, or is a dead
-// letter: over failures, ends of the gateway and of the agent.
-func TestDeliverInOrder(t *testing.T) {
+// Over failures, and ends of the gateway and of the agent, nothing is lost; and with
+// --ordered no event of a key is dealt with before the one before it is, or is a dead
+// letter.
+func TestDeliverOverKills(t *testing.T) {
 	t.Parallel()
-	keys, each, rounds := 6, 20, 1
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() { t.Run("as they come", func(t *testing.T) { deliverOverKills(t, false) }) })
+	both.Go(func() { t.Run("in order", func(t *testing.T) { deliverOverKills(t, true) }) })
+}
+
+func deliverOverKills(t *testing.T, ordered bool) {
+	keys, each, rounds := 10, 12, 1
 	if soak() {
 		keys, each, rounds = 12, 200, 5
 	}
@@ -218,13 +243,14 @@ func TestDeliverInOrder(t *testing.T) {
 		switch {
 		case refused(c.id):
 			return answering(http.StatusUnprocessableEntity)
-		case chance < 0.04:
+		case c.attempt > 3: // the waits between attempts grow
+		case chance < 0.03:
 			return answering(http.StatusInternalServerError)
-		case chance < 0.07:
+		case chance < 0.05:
 			return dying
-		case chance < 0.08:
+		case chance < 0.055:
 			return hanging
-		case chance < 0.09:
+		case chance < 0.06:
 			return answering(http.StatusTooManyRequests)
 		}
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -232,29 +258,37 @@ func TestDeliverInOrder(t *testing.T) {
 			answering(http.StatusNoContent)(w, r)
 		}
 	})
-	args := []string{"ordered", "--to", "http://" + s.address, "--topic", "ordered/*", "--from", "earliest", "--ackwait", "2s",
-		"--deadletter", "dead/ordered", "--maxdeliver", "100", "--ordered", "--timeout", "500ms", "--gateway", g.HTTP}
-	a := startAgent(t, args...)
-	until(t, "the agent is there", func() bool {
-		return strings.Contains(output(t, "", "", outrelay, "subscriptions", "list", "--gateway", g.HTTP), `"subscribers":1`)
+	args := []string{"kills", "--to", "http://" + s.address, "--topic", "kills/*", "--from", "earliest", "--ackwait", "2s",
+		"--deadletter", "dead/kills", "--maxdeliver", "100", fmt.Sprint("--ordered=", ordered), "--timeout", "500ms", "--gateway", g.HTTP}
+	launch := func() *agent { // it gives up where nobody is there at first
+		until(t, "no agent is there", func() bool { return g.counts(t, "kills").Subscribers == 0 })
+		a := startAgent(t, args...)
+		until(t, "the agent is there", func() bool { return g.counts(t, "kills").Subscribers > 0 })
+		return a
+	}
+	a := launch()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("at %v %+v is left; the last agent printed %d lines and said:\n%s", time.Now(), g.counts(t, "kills"), len(a.said()), a.errs)
+		}
 	})
 	n := 0
 	send := func() { // a third
 		for range keys * each / 3 {
 			key := n % keys
-			publish(t, g.topics(fmt.Sprint("ordered/", key%2)), keyed(fmt.Sprintf("%d-%d", key, n/keys), fmt.Sprint(key)))
+			publish(t, g.topics(fmt.Sprint("kills/", key%2)), keyed(fmt.Sprintf("%d-%d", key, n/keys), fmt.Sprint(key)))
 			n++
 		}
 	}
 	some := func(share int) { // waits until so much of what is due is dealt with
 		before := len(s.seen())
-		until(t, "some are dealt with", func() bool { return len(s.seen()) > before+share || g.counts(t, "ordered") == subscriptionCounts{} })
+		until(t, "some are dealt with", func() bool { return len(s.seen()) > before+share || g.counts(t, "kills").settled() })
 	}
 	for range rounds {
 		send()
 		some(keys * each / 15)
 		a.end(t, syscall.SIGKILL)
-		a = startAgent(t, args...)
+		a = launch()
 		some(keys * each / 15)
 		g.kill(t)
 		g.run(t)
@@ -265,18 +299,18 @@ func TestDeliverInOrder(t *testing.T) {
 		g.kill(t)
 		g.run(t)
 		send() // which can be handed out before what was handed out already
-		a = startAgent(t, args...)
+		a = launch()
 		some(keys * each / 15)
 		g.stop(t)
 		g.run(t)
 		some(keys * each / 15)
 		a.end(t, syscall.SIGTERM)
-		a = startAgent(t, args...)
+		a = launch()
 	}
-	until(t, "all are settled", func() bool { return g.counts(t, "ordered") == subscriptionCounts{} })
+	until(t, "all are settled", func() bool { return g.counts(t, "kills").settled() })
 	a.end(t, syscall.SIGTERM)
 
-	dead := g.deadLetters(t, "ordered")
+	dead := g.deadLetters(t, "kills")
 	first := map[string]time.Time{} // when an event was first dealt with
 	requests := map[string]int{}
 	calls := s.seen()
@@ -291,7 +325,7 @@ func TestDeliverInOrder(t *testing.T) {
 		if _, err := fmt.Sscanf(c.id, "%d-%d", &key, &i); err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 || c.status != http.StatusNoContent {
+		if !ordered || i == 0 || c.status != http.StatusNoContent {
 			continue
 		}
 		if before := first[fmt.Sprintf("%d-%d", key, i-1)]; before.IsZero() || before.After(c.began) {

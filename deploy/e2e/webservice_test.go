@@ -144,12 +144,12 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // until waits for something.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * patience); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
 		if t.Failed() {
 			t.FailNow()
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not in %v: %s", 2*patience, what)
+			t.Fatalf("not in %v: %s", patience, what)
 		}
 	}
 }

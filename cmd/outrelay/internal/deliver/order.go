@@ -68,6 +68,9 @@ func (s *settleIn) advance(o *office, now time.Time, due func(time.Time) bool) {
 				o.settledIn()
 				return
 			}
+			if quiet && here > handedOut { // some have been settled: to be found out now
+				o.askForAll(now)
+			}
 			wait := o.ackWait + settleSlack
 			if !about.Exclusive && about.Subscribers > 1 {
 				wait = min(wait, sharedSlack)
@@ -94,6 +97,15 @@ func (o *office) here() int {
 		}
 	}
 	return n
+}
+
+// askForAll has it asked of everything that waits whether it is still ours.
+func (o *office) askForAll(now time.Time) {
+	for _, e := range o.held.entries {
+		if e.extends() {
+			e.extendAt = now
+		}
+	}
 }
 
 // free releases up to n of the newest, but none on its last attempt.

@@ -110,7 +110,7 @@ func newRun(t *testing.T, a *deliver.Agent, handler http.HandlerFunc) *run {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	target, err := deliver.NewHTTP(deliver.HTTPConfig{To: server.URL, Timeout: 5 * time.Second, Connections: 8})
+	target, err := deliver.NewHTTP(deliver.HTTPConfig{To: server.URL, Timeout: 20 * time.Second, Connections: 8})
 	if err != nil {
 		t.Fatal(err)
 	}
