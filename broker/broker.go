@@ -78,6 +78,7 @@ type namespace struct {
 
 	answered *vet.Answered // nil where there are no notes; fixed by Run
 	noted    vet.Note      // as last written; owned by notes
+	notedAt  time.Time     // when the log was last asked for it; owned by notes
 
 	subscriptions *subscriptions
 

@@ -20,6 +20,8 @@ import (
 const (
 	noteInterval = 500 * time.Millisecond
 	copyInterval = 10 * time.Second
+	// restInterval is how often a log is asked to which nothing was published.
+	restInterval = 10 * time.Second
 	// maxGaps is how many removed events are noted one by one; beyond manyGaps they are
 	// asked for less often, since the answer is long.
 	maxGaps     = 200_000
@@ -108,6 +110,9 @@ func (n *notes) settle(ctx context.Context, ns *namespace) error {
 		logger.Error(words, "events lost", count, "sequences", f.Lost)
 		n.broker.config.Observer.Lost(ns.name, count)
 	}
+	if count := f.Unsure.Count(); count > 0 {
+		logger.Warn("events are missing that expired just before the gateway died, or else went with a file of the log; which of both is not known", "events", count, "sequences", f.Unsure)
+	}
 	at, err := ns.log.place(ctx)
 	if err != nil {
 		return err
@@ -136,6 +141,7 @@ func (n *notes) note(ctx context.Context, ns *namespace, sync bool) error {
 	if err != nil {
 		return err
 	}
+	ns.notedAt = time.Now()
 	if same := ns.noted; !sync && same.First == note.First && same.Last == note.Last && same.Fresh == note.Fresh && same.Expiring == note.Expiring && slices.Equal(same.Gaps, note.Gaps) {
 		return nil
 	}
@@ -160,8 +166,11 @@ func (n *notes) run(ctx context.Context) {
 		select {
 		case now := <-tick.C:
 			for _, ns := range n.broker.namespaces {
-				if ns.answered != nil && n.store.Consumers(ns.log.stream) {
+				if ns.answered != nil && ns.subscriptions.any() { // whose states are written
 					complain(ns.answered.Alive())
+				}
+				if ns.writer.end.Load().sequence == ns.noted.Last && now.Sub(ns.notedAt) < restInterval {
+					continue
 				}
 				limited, cancel := context.WithTimeout(ctx, requestTimeout)
 				complain(n.note(limited, ns, false))

@@ -103,7 +103,7 @@ func TestExpiryAndRetentionAreNoLoss(t *testing.T) {
 		c := config
 		c.Dir, c.Logger, c.Observer = dir, said.logger(), lost
 		again, _ := start(t, c)
-		if lost.n != 0 || strings.Contains(said.String(), "lost") || strings.Contains(said.String(), "spoilt") {
+		if lost.n != 0 || strings.Contains(said.String(), "are lost") || strings.Contains(said.String(), "spoilt") {
 			t.Errorf("%s: %d events are called lost:\n%s", what, lost.n, said.String())
 		}
 		return again

@@ -268,6 +268,13 @@ func (s *subscriptions) adopt(ctx context.Context, c *consumer) (*durable, error
 	return d, nil
 }
 
+// any says whether this gateway knows any.
+func (s *subscriptions) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.durables) > 0
+}
+
 // all lists what this gateway knows.
 func (s *subscriptions) all() []*durable {
 	s.mu.Lock()

@@ -201,9 +201,6 @@ func (s *Store) CopyAll() error {
 	return errors.Join(faults...)
 }
 
-// Consumers says whether a stream has any.
-func (s *Store) Consumers(stream string) bool { return len(s.consumers(stream)) > 0 }
-
 // Keep writes the note of a stream; sync has it flushed.
 func (s *Store) Keep(stream string, n Note, sync bool) error {
 	s.notes[stream] = &n

@@ -71,6 +71,8 @@ type Finding struct {
 	// removed before. Nothing is known of it without a note, but what Spoilt says.
 	Lost   Sequences
 	AtMost bool
+	// Unsure is what is missing between two blocks and may as well have been removed.
+	Unsure Sequences
 	// Last is the sequence that the stream must end at, at least.
 	Last uint64
 	// Spoilt are the blocks that could not be read in whole, and Kept where they were
@@ -225,22 +227,25 @@ func (s *Store) lookAtBlocks(f *Finding, meter *meter) error {
 		}
 		expected := Union(Span{first, f.Last}).Without(n.Gaps).Without(n.Lost)
 		f.Lost = expected.Without(Union(held...))
-		if n.Many || n.Expiring { // only where something may be cut out
+		if n.Many || n.Expiring && !n.Clean {
+			// What is missing where nothing is spoilt may have been removed since the note.
 			end := uint64(0)
+			var between []Span // the blocks
 			for _, b := range blocks {
 				if b.last > 0 {
-					doubt = append(doubt, Span{end + 1, b.first - 1})
+					between = append(between, Span{end + 1, b.first - 1})
 					end = max(end, b.last)
 				}
 			}
-			f.Lost = f.Lost.And(Union(append(doubt, Span{end + 1, f.Last})...))
-			f.AtMost = n.Many || !n.Clean
+			missing := f.Lost
+			f.Lost, f.AtMost = missing.And(Union(append(doubt, Span{end + 1, f.Last})...)), true
+			f.Unsure = missing.And(Union(between...)).Without(f.Lost)
 		}
 	}
 	if len(f.Lost) > 0 && len(held) == 0 && len(doubt) > 0 {
 		return fmt.Errorf("nothing in its files (%s) can be read: restore a copy of the data folder, or go back to the release of outrelay that wrote them, or move this stream's folder away to begin with an empty log", dir)
 	}
-	changed := len(f.Lost) > 0
+	changed := len(f.Lost)+len(f.Unsure) > 0
 	for i, b := range blocks {
 		if b.whole() {
 			continue

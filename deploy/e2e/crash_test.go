@@ -248,6 +248,9 @@ func (s *storm) kill() {
 		s.t.Errorf("serve has a data race:\n%s", s.gateway.output)
 	}
 	s.gateway.run(s.t)
+	if log := s.gateway.output.String(); strings.Contains(log, "are lost") || strings.Contains(log, "spoilt") {
+		s.t.Errorf("after a kill serve calls lost or spoilt what is not:\n%s", log)
+	}
 }
 
 // progress waits until so many events more are acked for the first time.

@@ -165,7 +165,7 @@ func (v *injured) check(t *testing.T, how string) (lost int, said bool) {
 	if m := lostEvents.FindStringSubmatch(log); m != nil {
 		told, _ = strconv.Atoi(m[1])
 	}
-	said = strings.Contains(log, "spoilt") || told > 0
+	said = strings.Contains(log, "spoilt") || strings.Contains(log, "can't be read") || told > 0
 	t.Logf("%s: %d of %d events are lost, said %d", how, lost, len(v.order), told)
 	if told != lost {
 		t.Errorf("%s: %d events are lost, and serve says %d:\n%s", how, lost, told, log)
@@ -219,31 +219,36 @@ func get(t *testing.T, address string) string {
 	return string(text)
 }
 
-// injure does something to one of the files of the log, most often to one with events.
+// injure does something to one of the files of the log, or of the notes about it, most
+// often to one with events.
 func injure(t *testing.T, random *rand.Rand, data, older string) string {
 	t.Helper()
-	stream := filepath.Join("jetstream", "$G", "streams", "LOG_default")
 	var blocks, others []string
-	err := filepath.WalkDir(filepath.Join(data, stream), func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+	for _, folder := range []string{"jetstream/$G/streams/LOG_default", "log-notes"} {
+		err := filepath.WalkDir(filepath.Join(data, folder), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			if strings.HasSuffix(path, ".blk") {
+				blocks = append(blocks, path)
+			} else {
+				others = append(others, path)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		if strings.HasSuffix(path, ".blk") {
-			blocks = append(blocks, path)
-		} else {
-			others = append(others, path)
-		}
-		return nil
-	})
-	if err != nil || len(blocks) < 2 || len(others) < 5 {
-		t.Fatalf("the data folder has %d files of events and %d others (%v)", len(blocks), len(others), err)
+	}
+	if len(blocks) < 2 || len(others) < 8 {
+		t.Fatalf("the data folder has %d files of events and %d others", len(blocks), len(others))
 	}
 	files := blocks
 	if random.IntN(5) < 2 {
 		files = others
 	}
 	file := files[random.IntN(len(files))]
-	name, err := filepath.Rel(filepath.Join(data, stream), file)
+	name, err := filepath.Rel(data, file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +257,7 @@ func injure(t *testing.T, random *rand.Rand, data, older string) string {
 		t.Fatal(err)
 	}
 	at := random.IntN(max(len(b), 1))
-	what := fmt.Sprintf("%s of %d bytes ", name, len(b))
+	what := fmt.Sprintf("%s of %d bytes ", strings.TrimPrefix(name, "jetstream/$G/streams/"), len(b))
 	switch kind := random.IntN(5); {
 	case kind == 0 || len(b) == 0:
 		if err := os.Remove(file); err != nil {
@@ -266,7 +271,7 @@ func injure(t *testing.T, random *rand.Rand, data, older string) string {
 		what += fmt.Sprintf("with 4 KiB of zeros at %d", at)
 		clear(b[at:min(at+4096, len(b))])
 	case kind == 3:
-		old, err := os.ReadFile(filepath.Join(older, stream, name))
+		old, err := os.ReadFile(filepath.Join(older, name))
 		if err == nil {
 			what, b = what+"replaced by an older one", old
 			break
