@@ -25,6 +25,9 @@ func goals(found outcomes) (list []goal) {
 		if !met {
 			g.met = "**no**"
 		}
+		if math.IsInf(value, 0) { // what it is compared with did nothing in its time
+			g.measured, g.met = "–", "not measured"
+		}
 		list = append(list, g)
 	}
 	const ours, nats, limit = "outrelay", "nats", "limit"

@@ -244,6 +244,26 @@ func TestDurableDeliveriesAreChecked(t *testing.T) {
 	}
 }
 
+// A goal is met, is not, or has not been measured; what did nothing meets none.
+func TestGoals(t *testing.T) {
+	for _, tt := range []struct {
+		ours, others int
+		met          string
+	}{
+		{60, 100, "yes"}, {59, 100, "**no**"}, {0, 100, "**no**"}, {60, 0, "not measured"}, {0, 0, ""},
+	} {
+		w := plan(options{rounds: 1, measure: time.Second, only: []string{"publish-64-stored"}})[0]
+		m := &measurement{workload: w, results: [][]result{{{Answers: tt.ours, Seconds: 1}}, {{Answers: tt.others, Seconds: 1}}}}
+		met := ""
+		for _, g := range goals(outcomes{w.name: m}) {
+			met += g.met
+		}
+		if met != tt.met {
+			t.Errorf("%d answers beside %d: %q, want %q", tt.ours, tt.others, met, tt.met)
+		}
+	}
+}
+
 // What others wrote into RESULTS.md stays, and what is kept of a workload comes back.
 func TestResultsAreMerged(t *testing.T) {
 	out := t.TempDir()

@@ -228,7 +228,7 @@ func writeTable(say func(string, ...any), m *measurement) {
 		say("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 		for i, run := range m.runs {
 			for _, r := range m.results[i] {
-				say("| %s | %s | %s in %.0f s | %s | %s | %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.1f | %.1f |", run.label, thousands(r.Connects), thousands(r.Deliveries), r.Seconds,
+				say("| %s | %s | %s in %.0f s | %s | %s | %s | %s | %s | %.0f | %.0f | %.0f | %.0f | %.1f | %.1f |", run.label, thousands(r.Connects), thousands(r.Checked), r.Seconds,
 					number(r.P50), number(r.P99), number(r.P999), thousands(r.Redelivered), number(share(r)), r.BareMiB, r.EarlyMiB, r.LateMiB, r.PeakMiB, r.ConnectFor, r.ConnectCPU)
 			}
 		}
