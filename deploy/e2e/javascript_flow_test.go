@@ -33,9 +33,12 @@ func TestJavaScriptHeap(t *testing.T) {
 		n := 0
 		grow := func(events int) (by int) {
 			before := h.heap(t)
-			publishIDs(t, g.topics("heap/one"), n, n+events)
-			n += events
-			jsWait(t, h, fmt.Sprintf("seen.every((x) => x >= %d)", n), "seen")
+			for end := n + events; n < end; {
+				next := min(n+10_000, end)
+				publishIDs(t, g.topics("heap/one"), n, next)
+				n = next
+				jsWait(t, h, fmt.Sprintf("seen.every((x) => x >= %d)", n), "seen")
+			}
 			return h.heap(t) - before
 		}
 		publishIDs(t, g.topics("heap/one"), 0, 2000) // what is compiled and cached stays
