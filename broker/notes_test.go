@@ -77,7 +77,7 @@ func TestExpiryAndRetentionAreNoLoss(t *testing.T) {
 	dir := t.TempDir()
 	config := broker.Config{Dir: dir, Namespaces: map[string]broker.NamespaceConfig{ns: {
 		Topics:    []broker.TopicRule{{Filter: "short/**", MaxAge: time.Second}},
-		Retention: broker.Retention{MaxBytes: 16 << 20},
+		Retention: broker.Retention{MaxBytes: 8 << 20},
 	}}}
 	b, stop := start(t, config)
 	padding := fmt.Sprintf(`"data":%q`, strings.Repeat("x", 8<<10))
@@ -108,21 +108,21 @@ func TestExpiryAndRetentionAreNoLoss(t *testing.T) {
 		}
 		return again
 	}
-	fill("short/a", 24) // 10 MiB, in several files
+	fill("short/a", 14) // 6 MiB, in two files
 	var during []string
 	await(t, "expiry", func() bool {
 		during = append(during, copied(t, dir))
 		page, err := b.History(limited(t), ns, broker.HistoryOptions{Topics: "short/**", Start: broker.Start{From: broker.FromEarliest}, Limit: 1})
 		return err == nil && len(page.Events) == 0
 	})
-	for i, at := range during[max(0, len(during)-4):] {
+	for i, at := range during[max(0, len(during)-3):] {
 		again := look(fmt.Sprintf("copy %d while events expired", i), at)
 		page, err := again.History(limited(t), ns, broker.HistoryOptions{Topics: "long", Start: broker.Start{From: broker.FromEarliest}, Limit: 1000})
 		if err != nil || len(page.Events) != kept || page.Gap != nil {
 			t.Errorf("copy %d has %d events that stay, %v, want %d", i, len(page.Events), err, kept)
 		}
 	}
-	fill("other", 50) // 20 MiB: the oldest go
+	fill("other", 26) // 11 MiB: the oldest go
 	look("a copy when the oldest went", copied(t, dir))
 	fill("short/b", 2)
 	stop()
