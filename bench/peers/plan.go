@@ -119,7 +119,7 @@ func plan(o options) []workload {
 		flow("topics", topics, 1, 1000, 1, 5000, "outrelay", "nats", "centrifuge", "limit"),
 		stored(flow("fanout", fanout+", most rate", 1, 1, 1000, 0, "outrelay", "jetstream")),
 		stored(flow("fanout-20", fanout+", 20 events/s", 1, 1, 1000, 20, "outrelay", "jetstream")),
-		stored(flow("fanin", fanin+", most rate", 100, 1, 1, 0, "outrelay", "jetstream")),
+		longer(stored(flow("fanin", fanin+", most rate", 100, 1, 1, 0, "outrelay", "jetstream"))),
 		longer(stored(flow("publish-64", publish+", most rate", 64, 1, 1, 0, "outrelay", "jetstream"))),
 		stored(flow("topics", topics, 1, 1000, 1, 5000, "outrelay", "jetstream")),
 	}
