@@ -50,6 +50,10 @@ type writer struct {
 	patience time.Duration // for one answer; owned by run
 	unseen   int64         // bytes stored since the log's size was looked at; owned by run
 	held     *publication  // taken from the queue, too large for the batch before; owned by run
+	// cohort is how many publications waited for the last batch, in it or behind it, and
+	// took how long it took. Both are owned by run.
+	cohort int
+	took   time.Duration
 }
 
 func newWriter(b *Broker, ns *namespace) *writer {
@@ -113,6 +117,7 @@ func (w *writer) run(ctx context.Context) {
 			events += len(p.items)
 		}
 		err := w.store(ctx, batch)
+		w.took, w.cohort = time.Since(began), len(batch)+len(w.queue)
 		w.broker.config.Observer.Stored(w.namespace.name, len(batch), events, time.Since(began), err)
 		if err != nil {
 			err = w.broker.errStorage("publish", err)
@@ -129,7 +134,14 @@ func (w *writer) finish(p *publication, err error) {
 	close(p.done)
 }
 
-// gather waits for a publication and takes all that wait with it, up to a batch.
+// maxLinger bounds how long a batch waits for more; else it is a quarter of what the last
+// one took.
+const maxLinger = 5 * time.Millisecond
+
+// gather waits for a publication and takes all that wait with it, up to a batch. Who was
+// answered a moment ago may be about to publish again: where there were several, the batch
+// waits for as many for a moment. Otherwise they would go by in two halves, each with a
+// flush of its own, and every flush of a batch is several of the disk.
 func (w *writer) gather(ctx context.Context) []*publication {
 	var batch []*publication
 	count, size := 0, 0
@@ -156,13 +168,32 @@ func (w *writer) gather(ctx context.Context) []*publication {
 			return nil
 		}
 	}
+	var over <-chan time.Time
 	for {
 		select {
 		case p := <-w.queue:
 			if !take(p) {
 				return batch
 			}
+			continue
 		default:
+		}
+		if len(batch) >= w.cohort {
+			return batch
+		}
+		if over == nil {
+			linger := time.NewTimer(min(w.took/4, maxLinger))
+			defer linger.Stop()
+			over = linger.C
+		}
+		select {
+		case p := <-w.queue:
+			if !take(p) {
+				return batch
+			}
+		case <-over:
+			return batch
+		case <-ctx.Done():
 			return batch
 		}
 	}
