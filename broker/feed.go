@@ -32,6 +32,7 @@ type feed struct {
 	bytes      int
 	views      map[viewKey]*view
 	routes     routes
+	streams    int       // of all views
 	idle       time.Time // since when nobody subscribes; zero while somebody does
 	closed     bool
 }
@@ -351,6 +352,7 @@ func (f *feed) join(topics schemas.TopicFilter, content *filter.Filter) (*view, 
 		f.routes.add(v)
 	}
 	v.streams++
+	f.streams++
 	f.idle = time.Time{}
 	return v, true
 }
@@ -360,6 +362,7 @@ func (f *feed) leave(v *view) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v.streams--
+	f.streams--
 	if v.streams == 0 {
 		v.idle = time.Now()
 		f.idle = v.idle
@@ -368,6 +371,12 @@ func (f *feed) leave(v *view) {
 
 func (f *feed) cursor(p position) schemas.Cursor {
 	return schemas.Cursor{Log: f.log, Sequence: p.sequence, Accepted: p.accepted}
+}
+
+// page is how many bytes a stream behind the ring reads of the log at a time: all of them
+// together hold about as much as the ring. The feed's lock is held.
+func (f *feed) page() int {
+	return min(readBytes, max(leastPage, f.broker.config.Limits.RingBytes/max(f.streams, 1)))
 }
 
 // covered is the newest stored event that v does not hold. The feed's lock is held.

@@ -107,6 +107,7 @@ func (s *Stream) Join(owner, token any, notify func(*Group)) (*Group, Member, bo
 		return nil, Member{}, false
 	}
 	g.members++
+	s.out = nil // what was delivered may go
 	m := Member{s.next, s.place.sequence}
 	g.arrived = append(g.arrived, Arrival{token, m})
 	g.tell()

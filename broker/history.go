@@ -59,7 +59,7 @@ func (b *Broker) history(ctx context.Context, ns *namespace, o HistoryOptions) (
 	subject := filterSubject(logPrefix, log.namespace, o.Topics)
 	size := 0
 	for scanned := 0; ; {
-		records, more, err := log.read(ctx, subject, s.place.sequence, now.last, readRecords)
+		records, more, err := log.read(ctx, subject, s.place.sequence, now.last, readRecords, readBytes)
 		if err != nil {
 			return page, err
 		}

@@ -366,15 +366,17 @@ func (l *eventLog) direct(ctx context.Context, get directGet) (records []record,
 const (
 	readRecords = 500
 	readBytes   = 2 << 20
+	leastPage   = 64 << 10 // where many streams read
 )
 
 // read returns the stored messages of subject after the given sequence, some at a
 // time. When it returns more false, there was none left up to upTo: it is the last
-// sequence that the caller knows of, which a lagging replica may not.
-func (l *eventLog) read(ctx context.Context, subject string, after, upTo uint64, limit int) (records []record, more bool, err error) {
+// sequence that the caller knows of, which a lagging replica may not. It reads until it
+// has limit messages or page bytes, but one at least.
+func (l *eventLog) read(ctx context.Context, subject string, after, upTo uint64, limit, page int) (records []record, more bool, err error) {
 	for delay := time.Millisecond; ; delay = min(2*delay, 100*time.Millisecond) {
 		records, pending, err := l.direct(ctx, directGet{
-			Sequence: after + 1, Next: subject, Batch: min(limit, readRecords), MaxBytes: readBytes,
+			Sequence: after + 1, Next: subject, Batch: min(limit, readRecords), MaxBytes: page,
 		})
 		if err != nil {
 			return nil, false, err

@@ -156,7 +156,7 @@ func (l *eventLog) scan(ctx context.Context, subject string, now place, each fun
 		limited, cancel := context.WithTimeout(ctx, requestTimeout)
 		var records []record
 		var err error
-		records, more, err = l.read(limited, subject, after, now.last, readRecords)
+		records, more, err = l.read(limited, subject, after, now.last, readRecords, readBytes)
 		cancel()
 		if err != nil {
 			return err

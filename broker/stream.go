@@ -149,6 +149,7 @@ func (s *Stream) begin(ctx context.Context, start Start) error {
 // problem when the broker stops or the log can't be read; nothing is lost by it, so
 // Next may be called again.
 func (s *Stream) Next(ctx context.Context, max int) ([]Delivery, error) {
+	clear(s.out) // what was delivered may go
 	s.out = s.out[:0]
 	for {
 		if s.feedReset() {
@@ -295,7 +296,7 @@ func (s *Stream) readLog(ctx context.Context, limit int) error {
 	f := s.feed
 	f.mu.Lock()
 	s.rejoin()
-	target := f.covered(s.view)
+	target, page := f.covered(s.view), f.page()
 	f.mu.Unlock()
 	if !s.behind {
 		return nil
@@ -311,7 +312,7 @@ func (s *Stream) readLog(ctx context.Context, limit int) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	log := s.namespace.log
-	records, more, err := log.read(ctx, filterSubject(logPrefix, log.namespace, s.topics), s.place.sequence, target.sequence, limit)
+	records, more, err := log.read(ctx, filterSubject(logPrefix, log.namespace, s.topics), s.place.sequence, target.sequence, limit, page)
 	if err != nil {
 		return err
 	}
