@@ -46,6 +46,20 @@ func addClientFlags(cmd *cobra.Command) *clientFlags {
 	return f
 }
 
+// client makes a client for a command; what is wrong with the flags is a usage error.
+// Close it after use.
+func (f *clientFlags) client(cmd *cobra.Command) (*subscriber.Client, error) {
+	config, err := f.config()
+	if err != nil {
+		return nil, usageError{cmd.CommandPath(), err}
+	}
+	c, err := subscriber.New(config)
+	if err != nil {
+		return nil, usageError{cmd.CommandPath(), err}
+	}
+	return c, nil
+}
+
 // config makes a client's configuration of the flags and the environment.
 func (f *clientFlags) config() (subscriber.Config, error) {
 	c := subscriber.Config{Gateway: cmp.Or(f.gateway, os.Getenv("OUTRELAY_GATEWAY"), defaultGateway)}

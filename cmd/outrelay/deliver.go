@@ -104,13 +104,9 @@ is released.`, deliver.ExitReject, deliver.Farewell),
 				}
 			}
 			defer target.Close()
-			config, err := common.config()
+			client, err := common.client(cmd)
 			if err != nil {
-				return usageError{cmd.CommandPath(), err}
-			}
-			client, err := subscriber.New(config)
-			if err != nil {
-				return usageError{cmd.CommandPath(), err}
+				return err
 			}
 			defer client.Close()
 			agent := &deliver.Agent{

@@ -61,13 +61,9 @@ It ends after -n events, or when it is interrupted, which is no failure.`,
 			if filter != "" {
 				options.Filter = []byte(filter)
 			}
-			config, err := common.config()
+			client, err := common.client(cmd)
 			if err != nil {
-				return usageError{cmd.CommandPath(), err}
-			}
-			client, err := subscriber.New(config)
-			if err != nil {
-				return usageError{cmd.CommandPath(), err}
+				return err
 			}
 			defer client.Close()
 			out := cmd.OutOrStdout()

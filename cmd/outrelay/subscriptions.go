@@ -36,13 +36,9 @@ after its last attempt it goes to the dead-letter topic.`,
 func newClientCommand(cmd *cobra.Command, do func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error) *cobra.Command {
 	common := addClientFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		config, err := common.config()
+		client, err := common.client(cmd)
 		if err != nil {
-			return usageError{cmd.CommandPath(), err}
-		}
-		client, err := subscriber.New(config)
-		if err != nil {
-			return usageError{cmd.CommandPath(), err}
+			return err
 		}
 		defer client.Close()
 		out := cmd.OutOrStdout()
