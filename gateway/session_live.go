@@ -100,6 +100,10 @@ func (s *session) publishLive() {
 			s.answerLocked(publishedMessage(id, one), 0)
 		}
 	}
-	s.held += l.held
+	if s.closing { // the writer may have given back for the last time
+		s.gateway.bodies.Give(l.held)
+	} else {
+		s.held += l.held
+	}
 	l.ids, l.text, l.held = l.ids[:0], l.text[:0], 0
 }

@@ -53,6 +53,7 @@ func (s *session) receive() {
 		}
 		if s.over() || !s.slot() {
 			release()
+			s.publishLive() // what was taken before the end
 			continue
 		}
 		ok := s.take(message)
