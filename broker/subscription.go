@@ -255,11 +255,51 @@ func (s *subscriptions) state(ctx context.Context, name string) (Subscription, e
 	if err != nil {
 		return Subscription{}, err
 	}
+	if c, err = s.counted(ctx, c); err != nil {
+		return Subscription{}, err
+	}
 	uses, err := s.broker.peers.uses(ctx, s.namespace, name)
 	if err != nil {
 		return Subscription{}, err
 	}
 	return s.describe(ctx, c, uses[name])
+}
+
+// maxUncounted bounds the wait until JetStream has counted what it has stored.
+const maxUncounted = 256 * time.Millisecond
+
+// counted asks again while the consumer says that nothing is pending and something is:
+// JetStream answers a publish before its consumers have counted it.
+func (s *subscriptions) counted(ctx context.Context, c *consumer) (*consumer, error) {
+	for delay := time.Millisecond; c.info.NumPending == 0; delay *= 2 {
+		sequence, _, err := s.first(ctx, c, c.info.Delivered.Stream+1)
+		if err != nil || sequence == 0 || delay > maxUncounted {
+			return c, err
+		}
+		if err := waitFor(ctx, s.broker.ctx, delay); err != nil {
+			return nil, err
+		}
+		if c, err = s.broker.findConsumer(ctx, s.namespace, c.name); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// first finds the first event of a consumer's subjects in the log, at a sequence or
+// after, and when it was accepted; 0 if there is none.
+func (s *subscriptions) first(ctx context.Context, c *consumer, from uint64) (sequence uint64, accepted time.Time, err error) {
+	for _, subject := range c.info.Config.FilterSubjects {
+		r, err := s.namespace.log.leader(ctx, leaderGet{Sequence: from, Next: subject})
+		switch {
+		case errors.Is(err, errGone):
+		case err != nil:
+			return 0, time.Time{}, err
+		case sequence == 0 || r.sequence < sequence:
+			sequence, accepted = r.sequence, time.Unix(0, r.accepted)
+		}
+	}
+	return sequence, accepted, nil
 }
 
 func (s *subscriptions) describe(ctx context.Context, c *consumer, use peerUse) (Subscription, error) {
@@ -273,17 +313,11 @@ func (s *subscriptions) describe(ctx context.Context, c *consumer, use peerUse) 
 	if unsettled == 0 {
 		return state, nil
 	}
-	oldest := uint64(0)
-	for _, subject := range c.info.Config.FilterSubjects {
-		r, err := s.namespace.log.leader(ctx, leaderGet{Sequence: c.info.AckFloor.Stream + 1, Next: subject})
-		switch {
-		case errors.Is(err, errGone):
-		case err != nil:
-			return Subscription{}, err
-		case oldest == 0 || r.sequence < oldest:
-			oldest, state.OldestUnsettled = r.sequence, time.Unix(0, r.accepted)
-		}
+	_, oldest, err := s.first(ctx, c, c.info.AckFloor.Stream+1)
+	if err != nil {
+		return Subscription{}, err
 	}
+	state.OldestUnsettled = oldest
 	return state, nil
 }
 

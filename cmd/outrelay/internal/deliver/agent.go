@@ -91,7 +91,8 @@ type office struct {
 	brake      brake
 	settleIn   settleIn
 	stopping   bool
-	failed     error // of the subscription
+	returned   map[string]bool // places of events released since; nil before
+	failed     error           // of the subscription
 }
 
 // An arrival is what the subscription brought.
@@ -231,7 +232,7 @@ func (o *office) run(ctx context.Context) error {
 			if came.err != nil {
 				o.failed = came.err
 				if !o.stopping {
-					o.stop(endReceiving)
+					o.stop()
 					late = time.After(Farewell)
 				}
 				continue
@@ -245,7 +246,7 @@ func (o *office) run(ctx context.Context) error {
 		case <-stop:
 			stop = nil
 			if !o.stopping {
-				o.stop(endReceiving)
+				o.stop()
 				late = time.After(Farewell)
 			}
 		case <-late:
@@ -260,10 +261,10 @@ func (o *office) run(ctx context.Context) error {
 	}
 }
 
-// stop begins nothing any more and releases what waits.
-func (o *office) stop(endReceiving func()) {
+// stop begins nothing any more and releases what waits, and what comes from now on.
+func (o *office) stop() {
 	o.stopping = true
-	endReceiving()
+	o.returned = map[string]bool{}
 	for _, e := range o.held.all() {
 		switch {
 		case e.state == away, e.state == waiting && e.lost:
@@ -276,9 +277,6 @@ func (o *office) stop(endReceiving func()) {
 
 // arrive takes in a delivery.
 func (o *office) arrive(came arrival) {
-	if o.stopping {
-		return // it is handed out again once the subscription is closed
-	}
 	now := time.Now()
 	d := came.delivery
 	place := d.Cursor
@@ -286,6 +284,9 @@ func (o *office) arrive(came arrival) {
 		place = d.Tag
 	}
 	e := o.held.places[place]
+	if o.stopping && (e != nil || o.returned[place]) {
+		return // nobody else takes it now: it goes back once the subscription is closed
+	}
 	if e == nil {
 		event, err := readEvent(&d)
 		e = &entry{event: event, place: place, state: waiting}
@@ -298,6 +299,9 @@ func (o *office) arrive(came arrival) {
 		o.held.add(e)
 	}
 	o.take(e, came, now)
+	if o.stopping {
+		o.settle(e, Released, 0, Report{})
+	}
 }
 
 // take notes that the delivery is the newest of the entry's.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/outrelay/outrelay/cmd/outrelay/internal/deliver"
+	"github.com/outrelay/outrelay/schemas"
 	"github.com/outrelay/outrelay/subscriber"
 )
 
@@ -205,8 +206,15 @@ func TestStop(t *testing.T) {
 	if len(reports) != 2 || len(began) != 0 {
 		t.Errorf("there were %d reports, and %d more requests", len(reports), len(began))
 	}
+	var s schemas.Subscription
+	defer func() {
+		if t.Failed() {
+			t.Logf("the subscription is at last %+v", s)
+		}
+	}()
 	until(t, "nobody has it open", func() bool {
-		s, err := c.Subscription(t.Context(), "stopped")
+		var err error
+		s, err = c.Subscription(t.Context(), "stopped")
 		return err == nil && s.Subscribers == 0 && s.Pending+uint64(s.Unsettled) == 8
 	})
 }

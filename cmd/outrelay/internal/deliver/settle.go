@@ -29,6 +29,9 @@ type Report struct {
 // it knows.
 func (o *office) settle(e *entry, outcome Outcome, delay time.Duration, report Report) {
 	e.state = settling
+	if o.stopping && outcome == Released {
+		o.returned[e.place] = true
+	}
 	o.settlers++
 	o.settled++
 	d := e.delivery
