@@ -41,10 +41,25 @@ type pump struct {
 // A party is a group's members.
 type party struct {
 	group *broker.Group
-	level []*parked
+	level []lane
 	// fresh are those that joined at a later place than the group's.
 	fresh     []*parked
 	delivered time.Time // when the group last brought something
+}
+
+// A lane is a member and its way out, side by side: of most members no more is looked at.
+type lane struct {
+	outlet *frame.Outlet
+	parked *parked
+}
+
+// members are all of them.
+func (pt *party) members() []*parked {
+	all := slices.Clone(pt.fresh)
+	for _, l := range pt.level {
+		all = append(all, l.parked)
+	}
+	return all
 }
 
 // A parked is a stream in the care of a pump.
@@ -140,7 +155,7 @@ func (p *pump) run(ctx context.Context) {
 			p.work()
 			for _, pt := range p.parties {
 				mark := pt.group.Mark()
-				for _, k := range slices.Concat(pt.level, pt.fresh) {
+				for _, k := range pt.members() {
 					p.release(k, mark)
 				}
 			}
@@ -184,7 +199,7 @@ func (p *pump) serve(g *broker.Group) {
 			p.parties[g] = pt // release forgets a party of which all have left
 		}
 		if t.Lost {
-			for _, k := range slices.Concat(pt.level, pt.fresh) {
+			for _, k := range pt.members() {
 				p.release(k, t.From)
 			}
 			return
@@ -204,7 +219,7 @@ func (p *pump) serve(g *broker.Group) {
 func (p *pump) settle(pt *party, to broker.Mark) {
 	pt.fresh = slices.DeleteFunc(pt.fresh, func(k *parked) bool {
 		if k.member.Past(to) {
-			pt.level = append(pt.level, k)
+			pt.level = append(pt.level, lane{k.stream.socket.Outlet(), k})
 			return true
 		}
 		return false
@@ -232,11 +247,11 @@ func (p *pump) send(pt *party, t broker.Taking) {
 		}
 		p.short.Reset()
 		for i := 0; i < len(pt.level); {
-			k, c := pt.level[i], &p.chunk
-			if k.stream.socket.Deflate {
+			l, c := pt.level[i], &p.chunk
+			if l.outlet.Deflate() {
 				c = p.compress(d[:n])
 			}
-			if p.write(k, c, p.marks) {
+			if p.write(l, c, p.marks) {
 				i++
 			} // else another stands in its place now
 		}
@@ -253,7 +268,7 @@ func (p *pump) send(pt *party, t broker.Taking) {
 	}
 	namespace := ""
 	if len(pt.level) > 0 {
-		namespace = pt.level[0].stream.flow.namespace
+		namespace = pt.level[0].parked.stream.flow.namespace
 		p.gateway.metrics.delivered(namespace, events, size)
 	}
 }
@@ -276,15 +291,15 @@ func (p *pump) compress(deliveries []broker.Delivery) *frame.Chunk {
 
 // write writes a chunk to a member. It returns false if the member left: its socket
 // is full, or gone.
-func (p *pump) write(k *parked, c *frame.Chunk, marks []broker.Mark) bool {
-	n, err := k.stream.socket.TryWrite(c.Bytes, c.Ends, 0)
-	if err != nil {
-		k.stream.flow.finish(connectionLost, "")
-	}
+func (p *pump) write(l lane, c *frame.Chunk, marks []broker.Mark) bool {
+	n, err := l.outlet.TryWrite(c.Bytes, c.Ends, 0)
 	if n == len(c.Ends) && err == nil {
 		return true
 	}
-	p.release(k, marks[n])
+	if err != nil {
+		l.parked.stream.flow.finish(connectionLost, "")
+	}
+	p.release(l.parked, marks[n])
 	return false
 }
 
@@ -309,7 +324,7 @@ func (p *pump) sendOwn(k *parked, before broker.Mark, deliveries []broker.Delive
 		return true
 	}
 	p.gateway.metrics.delivered(k.stream.flow.namespace, events, len(p.own.Bytes))
-	return p.write(k, &p.own, own)
+	return p.write(lane{k.stream.socket.Outlet(), k}, &p.own, own)
 }
 
 // release gives a member back to a goroutine of its own, which goes on after mark.
@@ -330,14 +345,20 @@ func (p *pump) release(k *parked, mark broker.Mark) {
 }
 
 func (pt *party) remove(k *parked) {
-	for _, list := range []*[]*parked{&pt.level, &pt.fresh} {
-		if i := slices.Index(*list, k); i >= 0 {
-			last := len(*list) - 1
-			(*list)[i] = (*list)[last]
-			(*list)[last] = nil
-			*list = (*list)[:last]
-		}
+	pt.level = without(pt.level, func(l lane) bool { return l.parked == k })
+	pt.fresh = without(pt.fresh, func(f *parked) bool { return f == k })
+}
+
+// without is a list without one of its members, in whose place the last stands.
+func without[T any](list []T, is func(T) bool) []T {
+	i := slices.IndexFunc(list, is)
+	if i < 0 {
+		return list
 	}
+	last := len(list) - 1
+	list[i] = list[last]
+	clear(list[last:])
+	return list[:last]
 }
 
 // look keeps idle streams alive, tells where they are, and lets go whose token has
@@ -347,7 +368,7 @@ func (p *pump) look(now time.Time) {
 		mark := g.Mark()
 		p.settle(pt, mark)
 		for i := len(pt.level) - 1; i >= 0; i-- { // who leaves is replaced by one that was looked at
-			p.lookAt(pt.level[i], pt, mark, now)
+			p.lookAt(pt.level[i].parked, pt, mark, now)
 		}
 	}
 }
@@ -368,7 +389,7 @@ func (p *pump) lookAt(k *parked, pt *party, mark broker.Mark, now time.Time) {
 		f.delivered = now
 		p.own.Reset()
 		p.own.Text(cursorNotice(schemas.NoticePosition, k.group.Cursor(mark)))
-		p.write(k, &p.own, []broker.Mark{mark, mark})
+		p.write(lane{k.stream.socket.Outlet(), k}, &p.own, []broker.Mark{mark, mark})
 	}
 }
 

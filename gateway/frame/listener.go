@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -39,13 +38,9 @@ func (l Listener) Accept() (net.Conn, error) {
 // A conn is a connection that begins as any other. After detach, Write never waits:
 // it keeps what the full socket refuses.
 type conn struct {
+	Outlet
 	net.Conn
 	raw syscall.RawConn
-
-	mu       sync.Mutex // of what follows
-	detached bool
-	kept     []byte // what the socket refused, to be written before all else
-	write    rawWrite
 }
 
 func newConn(c net.Conn) (*conn, error) {
@@ -58,8 +53,16 @@ func newConn(c net.Conn) (*conn, error) {
 		return nil, err
 	}
 	conn := &conn{Conn: c, raw: raw}
-	conn.write.do = conn.write.attempt
-	return conn, nil
+	return conn, conn.way.set(c, raw)
+}
+
+// Close closes the connection. Nothing is written to its descriptor afterwards, which
+// may be another connection's by then.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	c.closed, c.direct = true, false
+	c.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // CloseWrite ends the sending side. net/http asks for it before it closes on a
@@ -69,13 +72,6 @@ func (c *conn) CloseWrite() error {
 		return under.CloseWrite()
 	}
 	return nil
-}
-
-// detach makes writes not wait any more.
-func (c *conn) detach() {
-	c.mu.Lock()
-	c.detached = true
-	c.mu.Unlock()
 }
 
 // Write writes b, or keeps what the socket refuses if the conn is detached. It is
@@ -89,24 +85,6 @@ func (c *conn) Write(b []byte) (int, error) {
 	defer c.mu.Unlock()
 	return len(b), c.put(b)
 }
-
-// put writes b after what is kept, and keeps the rest. mu is held.
-func (c *conn) put(b []byte) error {
-	if len(c.kept) == 0 {
-		n, err := c.try(b)
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	if len(b) > 0 {
-		c.kept = append(c.kept, b...)
-	}
-	return nil
-}
-
-// full says whether something is kept. mu is held.
-func (c *conn) full() bool { return len(c.kept) > 0 }
 
 // flushPiece is how much a flush writes at a time: a slow reader that takes so much
 // within the deadline makes progress.

@@ -36,8 +36,7 @@ type Socket struct {
 	ws   *websocket.Conn
 	conn *conn
 	tls  *tls.Conn // above conn, or nil
-	// Deflate says that the client takes compressed messages.
-	Deflate  bool
+
 	interval time.Duration
 
 	flushing sync.Mutex // held by the one who flushes; taken before mu
@@ -95,8 +94,8 @@ func Accept(w http.ResponseWriter, r *http.Request, o Options) (*Socket, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.Deflate = w.Header().Get("Sec-WebSocket-Extensions") != ""
 	s.ws = ws
+	s.conn.attach(s, w.Header().Get("Sec-WebSocket-Extensions") != "")
 	return s, nil
 }
 
@@ -217,32 +216,9 @@ func (s *Socket) TryWrite(b []byte, ends []int, base int) (frames int, err error
 	if s.tls != nil {
 		return s.tryTLS(b, ends, base)
 	}
-	c := s.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.full() {
-		return 0, nil
-	}
-	n, err := c.try(b)
-	if err != nil {
-		return 0, err
-	}
-	if n == len(b) {
-		return len(ends), nil
-	}
-	frames, whole := slices.BinarySearch(ends, n+base)
-	if whole {
-		return frames + 1, nil
-	}
-	begun := 0
-	if frames > 0 {
-		begun = ends[frames-1] - base
-	}
-	if n == begun {
-		return frames, nil
-	}
-	c.kept = append(c.kept, b[n:ends[frames]-base]...)
-	return frames + 1, nil
+	s.conn.mu.Lock()
+	defer s.conn.mu.Unlock()
+	return s.conn.tryFrames(b, ends, base)
 }
 
 // tryTLS encrypts some frames at a time, and none while ciphertext waits. mu is held.
@@ -341,6 +317,7 @@ func (s *Socket) Goodbye(code int, reason string, by time.Time) error {
 	var err error
 	if !s.closeSent {
 		s.closeSent = true
+		s.conn.shut()
 		err = s.putLocked(appendClose(nil, code, reason))
 	}
 	s.mu.Unlock()
@@ -373,7 +350,7 @@ func (s *Socket) Close() error {
 	if s.gone.Swap(true) {
 		return nil
 	}
-	return s.conn.Conn.Close() // TLS's goodbye could wait on a full socket
+	return s.conn.Close() // TLS's goodbye could wait on a full socket
 }
 
 // Release frees what coder/websocket and the reader hold, once the reader has ended.

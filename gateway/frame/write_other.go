@@ -4,24 +4,29 @@ package frame
 
 import (
 	"errors"
+	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
-// rawWrite has nothing to keep where there is no write that never waits.
-type rawWrite struct{ do func(uintptr) bool }
+// A way is where a connection's bytes go. There is no write here that never waits.
+type way struct{ under net.Conn }
 
-func (w *rawWrite) attempt(uintptr) bool { return true }
+func (w *way) set(c net.Conn, _ syscall.RawConn) error {
+	w.under = c
+	return nil
+}
 
 // patience is how long a write may wait for a full socket here.
 const patience = time.Millisecond
 
-// try writes what the socket takes almost at once. mu is held.
-func (c *conn) try(b []byte) (int, error) {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+// write writes what is taken almost at once.
+func (w *way) write(b []byte) (int, error) {
+	if err := w.under.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return 0, err
 	}
-	n, err := c.Conn.Write(b)
+	n, err := w.under.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil
 	}

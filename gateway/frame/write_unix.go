@@ -3,37 +3,30 @@
 package frame
 
 import (
-	"errors"
 	"net"
+	"os"
 	"syscall"
 )
 
-// rawWrite is a write on the descriptor. Its function value is made once, so that a
-// write allocates nothing.
-type rawWrite struct {
-	b   []byte
-	n   int
-	err error
-	do  func(fd uintptr) bool
+// A way is where a connection's bytes go: its descriptor, on which writes don't wait.
+type way struct{ descriptor int }
+
+func (w *way) set(_ net.Conn, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) { w.descriptor = int(fd) })
 }
 
-func (w *rawWrite) attempt(fd uintptr) bool {
+// write writes what is taken at once. The caller sees that the descriptor is open.
+func (w *way) write(b []byte) (int, error) {
 	for {
-		w.n, w.err = syscall.Write(int(fd), w.b)
-		if w.err != syscall.EINTR { //nolint:errorlint // a system call's own error
-			return true
+		n, err := syscall.Write(w.descriptor, b)
+		switch err { //nolint:errorlint // a system call's own error
+		case nil:
+			return n, nil
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return 0, nil
+		default:
+			return 0, &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", err)}
 		}
 	}
-}
-
-// try writes what the socket takes at once. mu is held.
-func (c *conn) try(b []byte) (int, error) {
-	w := &c.write
-	w.b = b
-	err := c.raw.Write(w.do)
-	w.b = nil
-	if err == nil && w.err != nil && !errors.Is(w.err, syscall.EAGAIN) {
-		err = &net.OpError{Op: "write", Net: "tcp", Err: w.err}
-	}
-	return max(w.n, 0), err
 }
