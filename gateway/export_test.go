@@ -1,8 +1,12 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
+	"reflect"
 	"time"
+
+	"github.com/outrelay/outrelay/schemas"
 )
 
 // For tests of the pure parts.
@@ -45,7 +49,14 @@ func (g *Gateway) HurryDrain() { g.drainLeast = 10 * time.Millisecond }
 // as answers have it.
 func ParseSession(b []byte) (id, op string, quoted []byte, err error) {
 	var s session
-	_, wrong := s.fields.read(b)
+	var o schemas.Object
+	wrong := s.fields.read(b)
+	if o.Read(b, "event") {
+		read := s.fields
+		if s.fields.take(&o); wrong != nil || !reflect.DeepEqual(s.fields, read) {
+			return "", "", nil, fmt.Errorf("read as %q, %v and as %q", read, wrong, s.fields)
+		}
+	}
 	id, r := s.interpret(wrong)
 	return id, r.op, quote(id), r.err
 }

@@ -70,19 +70,30 @@ type fieldReader struct {
 
 var fieldReaders = sync.Pool{New: func() any { return &fieldReader{} }}
 
-// read reads one JSON object. The error is a problem of name "parameter"; what was
-// read before it is in f all the same, so that it can be said whose fault it is. strict
-// says that all that is in f has been read as [schemas.ReadObject] does.
-func (f *fields) read(in []byte) (strict bool, err error) {
+// take finds the fields in an object that was read.
+func (f *fields) take(o *schemas.Object) {
+	clear(f[:])
+	for i := range o.Len() {
+		name, value := o.Member(i)
+		if k, known := fieldsByName[string(name)]; known {
+			f[k] = value
+		}
+	}
+}
+
+// read reads one JSON object, whatever is in it. The error is a problem of name
+// "parameter"; what was read before it is in f all the same, so that it can be said whose
+// fault it is.
+func (f *fields) read(in []byte) error {
 	clear(f[:])
 	object, ok := schemas.ReadObject(in)
 	if !ok {
-		return false, f.readParts(in)
+		return f.readParts(in)
 	}
 	for all := schemas.MembersOf(object); ; {
 		name, value, ok := all.Next()
 		if !ok {
-			return true, nil
+			return nil
 		}
 		if k, known := fieldNamed(name); known {
 			f[k] = value

@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
-
 	"github.com/outrelay/outrelay/broker"
 	"github.com/outrelay/outrelay/schemas"
 )
@@ -25,8 +23,12 @@ type gathering struct {
 // add reads an event.
 func (w *gathering) add(text []byte) error { return w.keep(w.memory().ParseEvent(text)) }
 
-// addObject is add for what has been read strictly.
-func (w *gathering) addObject(v jsontext.Value) error { return w.keep(w.memory().ParseObject(v)) }
+// addWithin reads the event within a message; false if there is none, or anything is
+// wrong with it.
+func (w *gathering) addWithin(o *schemas.Object) bool {
+	e, ok, err := w.memory().ParseWithin(o)
+	return ok && w.keep(e, err) == nil
+}
 
 func (w *gathering) memory() *schemas.Arena {
 	if w.arena == nil {

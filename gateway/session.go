@@ -22,8 +22,8 @@ import (
 // source, with a goroutine that hands the writer some messages at a time, so that one
 // that is stuck holds up nobody.
 //
-// What a client makes grow is bounded: requests without an answer by slots, open
-// subscriptions by a limit, and what waits to be written by both.
+// What a client makes grow is bounded: requests without an answer and open subscriptions
+// by a limit each, and what waits to be written by both.
 type session struct {
 	// Fixed before it runs.
 	gateway   *Gateway
@@ -36,10 +36,13 @@ type session struct {
 	ended     chan struct{}      // closed when end is set
 	read      chan struct{}      // closed when the reader has ended
 	wake      chan struct{}      // the writer has something to do
-	slots     chan struct{}      // one for each request that was read and not answered
+	slots     chan struct{}      // answers were gathered, so that more may be asked
 
 	grant atomic.Pointer[access.Grant] // replaced by a token, and when the rules change
 
+	gathered atomic.Uint64 // answers that the writer took
+
+	asked   uint64 // owned by the reader: requests read; those not gathered are bounded
 	fields  fields // owned by the reader
 	live    live   // owned by the reader
 	writing int    // owned by the writer: bytes that the budget gets back with what it writes
@@ -134,7 +137,7 @@ func newSession(g *Gateway, namespace string, grant *access.Grant) *session {
 		gateway: g, namespace: namespace, id: randomID(),
 		interval: most - time.Duration(mathrand.Int64N(int64(most)/10+1)),
 		ended:    make(chan struct{}), read: make(chan struct{}), wake: make(chan struct{}, 1),
-		slots: make(chan struct{}, g.config.Limits.SessionRequests),
+		slots: make(chan struct{}, 1),
 		lines: map[string]*line{},
 	}
 	s.grant.Store(grant)

@@ -106,6 +106,10 @@ func gapMessage(quoted []byte, g *broker.Gap) []byte {
 	return append(strconv.AppendUint(b, *g.Missed, 10), '}')
 }
 
+func publishedMessage(quoted []byte, r broker.Receipt) []byte {
+	return publishedTail(begin(schemas.OpPublished, quoted, publishedRoom(r)), r)
+}
+
 // publishedRoom is about what an answer to a publish holds beside its op and id.
 func publishedRoom(r broker.Receipt) int {
 	if r.Stored {
@@ -114,8 +118,11 @@ func publishedRoom(r broker.Receipt) int {
 	return len(`,"accepted":000}`)
 }
 
-func publishedMessage(quoted []byte, r broker.Receipt) []byte {
-	b := append(begin(schemas.OpPublished, quoted, publishedRoom(r)), `,"accepted":`...)
+// publishedHead comes before the id of an answer to a publish, publishedTail behind it.
+var publishedHead = []byte(`{"op":"` + schemas.OpPublished + `","id":`)
+
+func publishedTail(b []byte, r broker.Receipt) []byte {
+	b = append(b, `,"accepted":`...)
 	b = strconv.AppendInt(b, int64(r.Accepted), 10)
 	if r.Stored {
 		b = append(b, `,"cursor":"`...)

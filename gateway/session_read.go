@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sync"
 	"time"
 
 	"github.com/outrelay/outrelay/broker"
@@ -71,28 +72,43 @@ func (s *session) receive() {
 // slot waits until one more request may be without an answer; false if the session
 // ended first.
 func (s *session) slot() bool {
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	default:
-	}
-	s.publishLive()
-	s.gateway.metrics.session.waits.WithLabelValues(s.namespace).Inc()
-	select {
-	case s.slots <- struct{}{}:
-		s.socket.Sign() // what it sent meanwhile has not been looked at
-		return true
-	case <-s.ended:
-		return false
+	for waited := false; ; waited = true {
+		if s.asked-s.gathered.Load() < uint64(s.gateway.config.Limits.SessionRequests) {
+			s.asked++
+			if waited {
+				s.socket.Sign() // what it sent meanwhile has not been looked at
+			}
+			return true
+		}
+		if !waited {
+			s.publishLive()
+			s.gateway.metrics.session.waits.WithLabelValues(s.namespace).Inc()
+		}
+		select {
+		case <-s.slots:
+		case <-s.ended:
+			return false
+		}
 	}
 }
+
+var objects = sync.Pool{New: func() any { return new(schemas.Object) }}
 
 // take puts a message's request into its line. It keeps nothing of the message. False is
 // that there is no memory for the request.
 func (s *session) take(message []byte) bool {
-	strict, wrong := s.fields.read(message)
-	if strict && s.takeLive(&s.fields, len(message)) {
+	o := objects.Get().(*schemas.Object)
+	defer objects.Put(o)
+	defer o.Clear()
+	read := o.Read(message, fieldNames[fieldEvent])
+	if read && s.takeLive(o, len(message)) {
 		return true
+	}
+	var wrong error
+	if read {
+		s.fields.take(o)
+	} else {
+		wrong = s.fields.read(message)
 	}
 	s.publishLive()
 	id, r := s.interpret(wrong)

@@ -79,8 +79,13 @@ func (s *session) gather(out *frame.Chunk) (end *ending, drainAt time.Time, retr
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	*out, s.answers = s.answers, *out
-	for ; s.answered > 0; s.answered-- {
-		<-s.slots
+	if s.answered > 0 {
+		s.gathered.Add(uint64(s.answered))
+		s.answered = 0
+		select {
+		case s.slots <- struct{}{}:
+		default:
+		}
 	}
 	s.writing += s.held // with those of answers that nobody was left to read
 	s.held = 0

@@ -69,7 +69,7 @@ func (c *call) usable(name string, grant *access.Grant) error {
 func (c *call) readFields(f *fields) (release func(), err error) {
 	body, release, err := c.body(schemas.MaxStreamMessage)
 	if err == nil {
-		_, err = f.read(body)
+		err = f.read(body)
 	}
 	if p := (*schemas.Problem)(nil); errors.As(err, &p) && p.Name == "event" {
 		err = schemas.Problemf("parameter", "%s", p.Detail)

@@ -1,13 +1,13 @@
 package schemas
 
-import "github.com/go-json-experiment/json/jsontext"
-
 // An Arena reads events into memory that is used again after [Arena.Reset]: what was
 // read before must not be looked at any more then, nor any text of it. The zero value is
 // ready; it belongs to one goroutine at a time.
 type Arena struct {
 	events []Event
 	json   []byte
+	object Object
+	draft  draft
 }
 
 // Sizes of what an arena uses again. What is beyond is left to the garbage collector.
@@ -18,18 +18,29 @@ const (
 
 // ParseEvent is as the function of that name.
 func (a *Arena) ParseEvent(b []byte) (*Event, error) {
-	r := newReader(b)
-	r.draft.arena = a
-	return r.one(false)
+	if !a.object.Read(b, "") {
+		r := newReader(b)
+		r.draft.arena = a
+		return r.one(false)
+	}
+	return a.parse(a.object.text, b, a.object.members)
 }
 
-// ParseObject is ParseEvent for an object that has been read as [ReadObject] does, or is
-// part of one.
-func (a *Arena) ParseObject(object jsontext.Value) (*Event, error) {
-	r := newReader(nil)
-	defer r.free()
-	r.draft.arena = a
-	e, p := r.draft.object(object)
+// ParseWithin is ParseEvent for the object within another, which [Object.Read] was told
+// of; false if it found none.
+func (a *Arena) ParseWithin(o *Object) (e *Event, ok bool, err error) {
+	if o.within < 0 {
+		return nil, false, nil
+	}
+	e, err = a.parse(o.members[o.within].value.of(o.b), o.b, o.inner)
+	return e, true, err
+}
+
+// parse makes an event of an object of which the members lie in b.
+func (a *Arena) parse(object, b []byte, members []memberAt) (*Event, error) {
+	a.draft.arena = a
+	a.draft.begin(false)
+	e, p := a.draft.members(object, b, members)
 	if p != nil {
 		return nil, p
 	}
@@ -37,7 +48,11 @@ func (a *Arena) ParseObject(object jsontext.Value) (*Event, error) {
 }
 
 // Reset takes the memory of all events back.
-func (a *Arena) Reset() { a.events, a.json = a.events[:0], a.json[:0] }
+func (a *Arena) Reset() {
+	a.events, a.json = a.events[:0], a.json[:0]
+	a.object.Clear()
+	a.draft.reset()
+}
 
 // event returns an empty event.
 func (a *Arena) event() *Event {

@@ -107,8 +107,9 @@ func clip(s string) string {
 	return strings.ToValidUTF8(s[:64], "") + "..."
 }
 
-// check checks the value of an attribute whose name is good.
-func (a *Attribute) check(r rank) *Problem {
+// check checks the value of an attribute whose name is good. Of a common one the
+// characters are.
+func (a *Attribute) check(r rank, common bool) *Problem {
 	if r < rankExtension {
 		if a.Kind != String {
 			return fault(a.Name, "The attribute %q must be a string.", a.Name)
@@ -117,7 +118,7 @@ func (a *Attribute) check(r rank) *Problem {
 			return fault(a.Name, "The attribute %q must not be empty.", a.Name)
 		}
 	}
-	if a.Kind == String {
+	if a.Kind == String && !common {
 		if p := a.checkText(); p != nil {
 			return p
 		}

@@ -21,15 +21,25 @@ type draft struct {
 	// and with them it may be larger than a publisher's.
 	stored bool
 	arena  *Arena // of the event; nil if it is to have memory of its own
+
+	data   payload // of the members read so far
+	behind bool    // there is some, so that an attribute would come behind it
+	// source is the object that is read, as long as it may be the JSON form already.
+	source []byte
+	// shallow says that an [Object] read it, so that nothing in it is nested too deep.
+	shallow bool
 }
 
 // A part is one attribute. Its bytes are some of the source's or of the draft's text.
 type part struct {
 	rank  rank
 	kind  Kind
-	plain bool   // JSON has the value as it is
-	name  []byte // of an extension
-	value []byte
+	plain bool // JSON has the value as it is
+	// common says that the value is known to have no character but those from blank to
+	// tilde.
+	common bool
+	name   []byte // of an extension
+	value  []byte
 }
 
 // compare orders parts as the JSON form has them.
@@ -51,6 +61,7 @@ func (p *part) called() string {
 // begin begins an event.
 func (d *draft) begin(stored bool) {
 	d.text, d.parts, d.size, d.disorder, d.stored = d.text[:0], d.parts[:0], 0, false, stored
+	d.data, d.behind, d.source, d.shallow = payload{}, false, nil, false
 }
 
 // reset lets go of all that the draft refers to.
@@ -101,7 +112,14 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 	if len(d.parts) > len(e.room) {
 		e.attributes = make([]Attribute, 0, len(d.parts))
 	}
-	b := d.arena.bytes(len(`{}`) + len(d.parts)*len(`"":"",`) + d.size + data.size())
+	var b []byte
+	asItIs := d.asItIs(data)
+	if asItIs {
+		b = append(d.arena.bytes(len(d.source)), d.source...)
+	} else {
+		b = d.arena.bytes(len(`{}`) + len(d.parts)*len(`"":"",`) + d.size + data.size())
+	}
+	end := 0 // of what is known of b
 	required := rank(0)
 	var contentType string
 	for i := range d.parts {
@@ -109,12 +127,16 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 		if i > 0 && d.parts[i-1].compare(p) == 0 {
 			return nil, fault(p.called(), "The attribute %q stands twice.", p.called())
 		}
-		var a Attribute
-		b, a = p.appendMember(b)
-		if problem := a.check(p.rank); problem != nil {
+		e.attributes = append(e.attributes, Attribute{})
+		a := &e.attributes[i]
+		if asItIs {
+			end = p.find(b, end, a)
+		} else {
+			b, *a = p.appendMember(b)
+		}
+		if problem := a.check(p.rank, p.common); problem != nil {
 			return nil, problem
 		}
-		e.attributes = append(e.attributes, a)
 		if p.rank == required {
 			required++
 		}
@@ -125,13 +147,70 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 	if required <= rankType {
 		return nil, fault(coreNames[required], "The required attribute %q is missing.", coreNames[required])
 	}
-	if problem := e.addData(b, data, contentType); problem != nil {
+	kind, value, problem := data.read(contentType, d.shallow)
+	if problem != nil {
 		return nil, problem
+	}
+	if e.kind = kind; asItIs {
+		end = len(b) - len(`}`)
+		e.json, e.data = b, b[end-len(value):end:end]
+	} else {
+		e.addData(b, data, value)
 	}
 	if len(e.json) > MaxEvent && !d.stored {
 		return nil, Problemf("too-large", "The event has %d bytes in its JSON form; at most %d are allowed. Put large data elsewhere and send its address (extension dataref).", len(e.json), MaxEvent)
 	}
 	return e, nil
+}
+
+// asItIs says whether what was read is the JSON form: all is in its order, without escapes
+// that it may not have, and as long as the form is, so that nothing was left out, nor any
+// blank is between.
+func (d *draft) asItIs(data payload) bool {
+	if d.source == nil || d.disorder {
+		return false
+	}
+	size := len(`{}`) + d.size + len(d.parts)*len(`"":,`)
+	for i := range d.parts {
+		p := &d.parts[i]
+		if !p.plain {
+			return false
+		}
+		if p.kind == String {
+			size += len(`""`)
+		}
+	}
+	switch {
+	case data.data != nil:
+		size += len(`"data":`) + len(data.data)
+	case data.base64 != nil:
+		size += len(`"data_base64":`) + len(data.base64)
+	default:
+		size-- // the last comma
+	}
+	return size == len(d.source)
+}
+
+// find finds the attribute's texts in the JSON form, in which it comes after what ends at
+// end. It returns its own end.
+func (p *part) find(b []byte, end int, a *Attribute) int {
+	a.Kind = p.kind
+	start := end + len(`,"`)
+	if p.rank < rankExtension {
+		a.Name = coreNames[p.rank]
+		start += len(a.Name)
+	} else {
+		a.Name = textOf(b[start : start+len(p.name)])
+		start += len(p.name)
+	}
+	start += len(`":`)
+	if p.kind != String {
+		a.Value = textOf(b[start : start+len(p.value)])
+		return start + len(p.value)
+	}
+	start++
+	a.Value = textOf(b[start : start+len(p.value)])
+	return start + len(p.value) + 1
 }
 
 // appendMember appends the attribute as a member of a JSON object. The texts of the
@@ -191,15 +270,18 @@ func (p *payload) size() int {
 	return n
 }
 
-// addData ends the JSON form b with the data.
-func (e *Event) addData(b []byte, data payload, contentType string) *Problem {
-	var value []byte
-	var problem *Problem
-	if len(data.body) > 0 {
-		e.kind, value = fromBody(data.body, contentType)
-	} else if e.kind, value, problem = fromMembers(data, contentType); problem != nil {
-		return problem
+// read says in which form the payload stands in the JSON form, and what is to stand there,
+// or of a body what is to be put so.
+func (p *payload) read(contentType string, shallow bool) (dataKind, []byte, *Problem) {
+	if len(p.body) > 0 {
+		kind, value := fromBody(p.body, contentType)
+		return kind, value, nil
 	}
+	return fromMembers(p, contentType, shallow)
+}
+
+// addData ends the JSON form b with the data, which is of the event's kind.
+func (e *Event) addData(b []byte, data payload, value []byte) {
 	switch e.kind {
 	case dataJSON, dataText:
 		b = append(b, `,"data":`...)
@@ -217,7 +299,6 @@ func (e *Event) addData(b []byte, data payload, contentType string) *Problem {
 	}
 	e.data = b[start:len(b):len(b)]
 	e.json = append(b, '}')
-	return nil
 }
 
 // fromBody chooses the form of a binary-mode body (JSON event format 1.0.2,
@@ -236,8 +317,8 @@ func fromBody(body []byte, contentType string) (dataKind, []byte) {
 }
 
 // fromMembers reads the members data and data_base64 (JSON event format 1.0.2,
-// section 3.1).
-func fromMembers(p payload, contentType string) (dataKind, []byte, *Problem) {
+// section 3.1). Those that are shallow are not nested too deep.
+func fromMembers(p *payload, contentType string, shallow bool) (dataKind, []byte, *Problem) {
 	switch {
 	case p.data != nil && p.base64 != nil:
 		return 0, nil, Problemf("event", "The event has both data and data_base64; give one.")
@@ -254,7 +335,7 @@ func fromMembers(p payload, contentType string) (dataKind, []byte, *Problem) {
 		return dataNone, nil, nil
 	}
 	if media, _ := parseMediaType(contentType); contentType == "" || media.json() {
-		if tooDeep(p.data) {
+		if !shallow && tooDeep(p.data) {
 			return 0, nil, Problemf("event", "The data is nested more than %d deep.", MaxDepth)
 		}
 		return dataJSON, p.data, nil

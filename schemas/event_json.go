@@ -11,29 +11,41 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// readers are reused; each is reset over its input, which it does not copy.
+// readers are reused. They do not copy their input.
 var readers = sync.Pool{New: func() any { return &reader{} }}
 
-// A reader reads events from JSON.
+// A reader reads events from JSON: most with its object, and the others, and what is wrong
+// with some, with its decoder.
 type reader struct {
+	object Object
 	jsontext.Decoder
-	in    []byte
-	buf   bytes.Buffer // over in, as the decoder wants it
-	draft draft
+	in       []byte
+	buf      bytes.Buffer // over in, as the decoder wants it
+	decoding bool
+	draft    draft
 }
 
 func newReader(in []byte) *reader {
 	r := readers.Get().(*reader)
 	r.in = in
-	r.buf = *bytes.NewBuffer(in)
-	r.Reset(&r.buf)
 	return r
 }
 
-func (r *reader) free() {
-	r.in = nil
-	r.buf = bytes.Buffer{}
+// decode sets the decoder to the beginning of the input.
+func (r *reader) decode() {
+	r.decoding = true
+	r.buf = *bytes.NewBuffer(r.in)
 	r.Reset(&r.buf)
+}
+
+func (r *reader) free() {
+	if r.decoding {
+		r.decoding = false
+		r.buf = bytes.Buffer{}
+		r.Reset(&r.buf)
+	}
+	r.in = nil
+	r.object.Clear()
 	r.draft.reset()
 	readers.Put(r)
 }
@@ -52,11 +64,24 @@ func ParseStored(b []byte) (*Event, error) {
 	return parseOne(b, true)
 }
 
-func parseOne(b []byte, stored bool) (*Event, error) { return newReader(b).one(stored) }
+func parseOne(b []byte, stored bool) (*Event, error) {
+	r := newReader(b)
+	if !r.object.Read(b, "") {
+		return r.one(stored)
+	}
+	defer r.free()
+	r.draft.begin(stored)
+	e, p := r.draft.members(r.object.text, b, r.object.members)
+	if p != nil {
+		return nil, p
+	}
+	return e, nil
+}
 
-// one reads what is one event, and frees the reader.
+// one reads what is one event with the decoder, and frees the reader.
 func (r *reader) one(stored bool) (*Event, error) {
 	defer r.free()
+	r.decode()
 	e, p := r.event(stored)
 	if p == nil {
 		p = r.end()
@@ -76,6 +101,7 @@ func ParseBatch(b []byte) ([]*Event, error) {
 	}
 	r := newReader(b)
 	defer r.free()
+	r.decode()
 	if k := r.PeekKind(); k != '[' && k != 0 {
 		return nil, Problemf("event", "A batch is a JSON array of events.")
 	}
@@ -139,61 +165,87 @@ func (r *reader) event(stored bool) (*Event, *Problem) {
 
 // object reads a valid JSON object.
 func (d *draft) object(object jsontext.Value) (*Event, *Problem) {
-	var data payload
 	for all := MembersOf(object); ; {
 		quoted, value, ok := all.Next()
 		if !ok {
-			return d.event(data)
+			return d.event(d.data)
 		}
 		name := quoted[1 : len(quoted)-1]
 		if bytes.IndexByte(name, '\\') >= 0 {
 			name, _ = jsontext.AppendUnquote(nil, quoted)
 		}
-		switch {
-		case string(name) == "data":
-			data.data = value
-		case string(name) == "data_base64":
-			if value.Kind() != 'n' {
-				data.base64 = value
-			}
-		case brokers(name) && !d.stored:
-		default:
-			if p := d.member(name, value); p != nil {
-				return nil, p
-			}
+		f := uncommon
+		if bytes.IndexByte(value, '\\') >= 0 {
+			f |= escaped
+		}
+		if p := d.member(name, value, f); p != nil {
+			return nil, p
 		}
 	}
 }
 
-// member takes one attribute. A null is an attribute that is not set.
-func (d *draft) member(name []byte, value jsontext.Value) *Problem {
+// members reads an object whose members lie in b. They were found by an [Object].
+func (d *draft) members(object, b []byte, members []memberAt) (*Event, *Problem) {
+	d.source, d.shallow = object, true
+	for i := range members {
+		m := &members[i]
+		if p := d.member(m.name.of(b), m.value.of(b), m.form); p != nil {
+			return nil, p
+		}
+	}
+	return d.event(d.data)
+}
+
+// member takes one member. A null is an attribute that is not set.
+func (d *draft) member(name []byte, value jsontext.Value, f form) *Problem {
 	r := rankOf(name)
 	if r == rankExtension {
+		switch {
+		case string(name) == "data":
+			d.data.data, d.behind = value, true
+			if value[0] == '"' && f&escaped != 0 {
+				d.source = nil
+			}
+			return nil
+		case string(name) == "data_base64":
+			if value.Kind() != 'n' {
+				d.data.base64, d.behind = value, true
+			}
+			if f&escaped != 0 {
+				d.source = nil
+			}
+			return nil
+		case brokers(name) && !d.stored:
+			return nil
+		}
 		if p := checkName(name); p != nil {
 			return p
 		}
 	}
-	kind := value.Kind()
+	kind := value[0]
 	if kind == 'n' {
 		return nil
 	}
-	p := part{rank: r, name: name, value: value, plain: true}
+	if d.behind {
+		d.source = nil // the data comes last
+	}
+	p := part{rank: r, name: name, value: value, plain: true, common: f&uncommon == 0}
 	switch kind {
 	case '"':
 		p.value = value[1 : len(value)-1]
-		if bytes.IndexByte(value, '\\') >= 0 {
+		if f&escaped != 0 {
 			text, _ := jsontext.AppendUnquote(d.text[len(d.text):], value) // it is valid
-			p.value, p.plain = keep(d, text), false
+			p.value, p.plain, p.common = keep(d, text), false, false
 		}
 	case 't', 'f':
 		p.kind = Boolean
-	case '0':
+	case '{', '[':
+		return fault(p.called(), "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", p.called())
+	default:
 		p.kind = Integer
 		if !validInteger(value) {
 			return fault(p.called(), "The attribute %q is a number outside the Integers of CloudEvents: whole, from -2147483648 to 2147483647, without fraction or exponent.", p.called())
 		}
-	default:
-		return fault(p.called(), "The attribute %q is an object or array; attributes are strings, whole numbers or booleans. Put it into the data.", p.called())
 	}
 	return d.add(p)
 }
@@ -203,6 +255,10 @@ func (d *draft) member(name []byte, value jsontext.Value) *Problem {
 func jsonValue(b []byte) ([]byte, bool) {
 	r := newReader(b)
 	defer r.free()
+	if r.object.Read(b, "") {
+		return r.object.text, true
+	}
+	r.decode()
 	v, p := r.value()
 	if p != nil || r.end() != nil || tooDeep(v) {
 		return nil, false

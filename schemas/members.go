@@ -11,6 +11,7 @@ import (
 func ReadObject(b []byte) (jsontext.Value, bool) {
 	r := newReader(b)
 	defer r.free()
+	r.decode()
 	v, p := r.value()
 	return v, p == nil && v.Kind() == '{' && r.end() == nil
 }
