@@ -30,6 +30,8 @@ const (
 	offerTries = 5
 	// offerTimeout is for a gateway to take an offer for one of its listeners.
 	offerTimeout = 5 * time.Second
+	// rendezvousWait is between tries to connect.
+	rendezvousWait = 200 * time.Millisecond
 	// rendezvousQueue is how many offers, and how many messages of other gateways,
 	// wait here to be looked at.
 	rendezvousQueue = 8192
@@ -79,17 +81,18 @@ func NewRendezvous(b *Broker, hear func([]byte)) *Rendezvous {
 // Gateway names this gateway to the others: 16 hexadecimal digits.
 func (r *Rendezvous) Gateway() string { return r.gateway }
 
-// Run connects, once the broker serves, and blocks until ctx ends. It must have
-// returned before the broker's own Run does. It may be called once.
+// Run connects, once the broker serves, and blocks until ctx ends. It tries until it is
+// connected. It must have returned before the broker's own Run does. It may be called
+// once.
 func (r *Rendezvous) Run(ctx context.Context) error {
 	select {
 	case <-r.broker.ready:
 	case <-ctx.Done():
 		return nil
 	}
-	conn, err := r.broker.connect(ctx, "outrelay relay", r.broker.cut.tell)
-	if err != nil {
-		return err
+	conn := r.connect(ctx)
+	if conn == nil {
+		return nil
 	}
 	defer closeConn(conn)
 	if _, err := conn.ChanSubscribe(relayGateway+r.gateway, r.told); err != nil {
@@ -117,6 +120,27 @@ func (r *Rendezvous) Run(ctx context.Context) error {
 		select {
 		case m := <-r.asked:
 			r.ask(m)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// connect connects, or returns nil when ctx ends first. The broker was connected already,
+// so that what is in the way now passes: NATS is started anew, or slow to answer. Who
+// gave up here would leave a gateway without a relay for the rest of its days.
+func (r *Rendezvous) connect(ctx context.Context) *nats.Conn {
+	for {
+		conn, err := r.broker.connect(ctx, "outrelay relay", r.broker.cut.tell)
+		if err == nil {
+			return conn
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.broker.logger.Warn("the relay waits for NATS", "error", err)
+		select {
+		case <-time.After(rendezvousWait):
 		case <-ctx.Done():
 			return nil
 		}

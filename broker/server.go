@@ -136,7 +136,8 @@ func (b *Broker) connect(ctx context.Context, name string, again func()) (*nats.
 	url := b.config.NATS.URL
 	if b.disk.embedded() {
 		url = ""
-		options = append(options, nats.InProcessServer(b.disk))
+		// It is there; on a busy machine it may be slow to greet.
+		options = append(options, nats.InProcessServer(b.disk), nats.Timeout(requestTimeout))
 	} else {
 		if b.config.NATS.Credentials != "" {
 			options = append(options, nats.UserCredentials(b.config.NATS.Credentials))

@@ -175,10 +175,10 @@ func (g *Gateway) newServer(secure bool) *http.Server {
 }
 
 // Run serves until ctx ends, then drains and returns nil. The error is that of a
-// listener that failed. All goroutines of the gateway have ended when it returns.
+// listener, or of the relay, that failed. All goroutines of the gateway have ended when it returns.
 func (g *Gateway) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
-	failed := make(chan error, 3)
+	failed := make(chan error, 4) // of three listeners and the relay
 	serve := func(s *http.Server, l net.Listener, secure bool) {
 		if l == nil {
 			return
@@ -203,7 +203,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.config.Relay != nil {
 		g.tasks.Go(func() {
 			if err := g.config.Relay.Run(g.ctx); err != nil {
-				g.config.Logger.Error("relay failed", "error", err)
+				failed <- fmt.Errorf("relay: %w", err)
 			}
 		})
 	}
@@ -211,7 +211,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-		g.config.Logger.Error("listener failed", "error", err)
+		g.config.Logger.Error("gateway failed", "error", err)
 	}
 	g.drain()
 	serving.Wait()
