@@ -113,12 +113,15 @@ func TestBacklogIsBounded(t *testing.T) {
 	defer l.Close()
 	sender := w.client()
 	var waiting []net.Conn
-	for range 2 {
+	for i := range 2 {
 		c, err := sender.Dial(t.Context(), "busy")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
+		if _, err := c.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
 		waiting = append(waiting, c)
 	}
 	var status *subscriber.StatusError
@@ -130,14 +133,21 @@ func TestBacklogIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	// Which comes first is not said.
+	which := make([]byte, 1)
+	_ = taken.SetDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(taken, which); err != nil {
+		t.Fatal(err)
+	}
 	c, err := sender.Dial(t.Context(), "busy")
 	if err != nil {
 		t.Fatalf("after an Accept: %v", err)
 	}
 	defer c.Close()
 	l.Close()
-	_ = waiting[1].SetDeadline(time.Now().Add(patience))
-	if _, err := waiting[1].Read(make([]byte, 1)); !errors.As(err, new(*subscriber.AbortedError)) {
+	left := waiting[1-which[0]]
+	_ = left.SetDeadline(time.Now().Add(patience))
+	if _, err := left.Read(make([]byte, 1)); !errors.As(err, new(*subscriber.AbortedError)) {
 		t.Errorf("a connection that nobody accepted reads %v, want that it was aborted", err)
 	}
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
