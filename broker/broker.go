@@ -148,7 +148,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		defer closeConn(l.conn)
 		b.lines = append(b.lines, l)
 	}
-	if b.js, err = jetstream.New(b.conn); err != nil {
+	if b.js, err = jetstream.New(b.conn, jetstream.WithDefaultTimeout(changeTimeout)); err != nil {
 		return err
 	}
 	if size := b.conn.MaxPayload(); size < schemas.MaxEvent+headerRoom {

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -89,6 +90,25 @@ func TestExternalServer(t *testing.T) {
 	if got := take(t, subscribe(t, b, broker.StreamOptions{Topics: "a", Start: after(first.Cursor)}), 1); got[0] != "on" {
 		t.Errorf("on another gateway the cursor resumed with %v", got)
 	}
+}
+
+// A NATS that is slow to make the log is waited for.
+func TestRunIsPatient(t *testing.T) {
+	t.Parallel()
+	url, _ := natsServer(t)
+	c := newCutter(t, url)
+	c.mu.Lock()
+	c.hold = func(sent []byte) {
+		if bytes.Contains(sent, []byte("$JS.API.STREAM.CREATE.LOG_")) {
+			time.Sleep(6 * time.Second) // how slow it is: the library's own patience is 5
+		}
+	}
+	c.mu.Unlock()
+	b, _ := start(t, broker.Config{
+		NATS:       broker.NATSConfig{URL: "nats://" + c.listener.Addr().String()},
+		Namespaces: map[string]broker.NamespaceConfig{ns: {Retention: broker.Retention{MaxBytes: 8 << 20}}},
+	})
+	publish(t, b, "a", "1")
 }
 
 func TestRunNamesWhatIsWrong(t *testing.T) {

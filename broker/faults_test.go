@@ -99,6 +99,7 @@ type cutter struct {
 	conns    map[net.Conn]bool
 	refusing bool
 	done     sync.WaitGroup
+	hold     func(sent []byte) // guarded by mu; if set, called before the broker's bytes go on to NATS
 }
 
 func newCutter(t *testing.T, target string) *cutter {
@@ -134,10 +135,11 @@ func (c *cutter) pass(conn net.Conn) {
 		return
 	}
 	c.conns[conn], c.conns[up] = true, true
+	hold := c.hold
 	c.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { copyAll(up, conn) })
-	copyAll(conn, up)
+	both.Go(func() { copyAll(up, conn, hold) })
+	copyAll(conn, up, nil)
 	both.Wait()
 	c.mu.Lock()
 	delete(c.conns, conn)
@@ -145,13 +147,16 @@ func (c *cutter) pass(conn net.Conn) {
 	c.mu.Unlock()
 }
 
-func copyAll(to, from net.Conn) {
+func copyAll(to, from net.Conn, before func([]byte)) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(b)
 		if n > 0 {
+			if before != nil {
+				before(b[:n])
+			}
 			if _, err := to.Write(b[:n]); err != nil {
 				return
 			}

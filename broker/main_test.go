@@ -53,8 +53,8 @@ func start(t testing.TB, c broker.Config) (b *broker.Broker, stop func()) {
 	case err := <-done:
 		done <- err
 		t.Fatalf("Run: %v", err)
-	case <-time.After(30 * time.Second):
-		t.Fatal("the broker is not ready after 30 s")
+	case <-time.After(90 * time.Second):
+		t.Fatal("the broker is not ready after 90 s")
 	}
 	return b, stop
 }

@@ -22,6 +22,9 @@ const (
 	headerRoom = 1 << 10
 	// maxStore bounds the files of all logs; what does bound them is their retention.
 	maxStore = 1 << 60
+	// changeTimeout bounds making a log or changing its settings: files are made and
+	// flushed, on a machine that may be busy. Who starts has nothing else to do.
+	changeTimeout = time.Minute
 	// requestTimeout bounds one question to NATS.
 	requestTimeout = 10 * time.Second
 	// retryAfter is what a client is told when the log can't be used.
