@@ -62,16 +62,16 @@ func (d *durable) receive(ctx context.Context, o ReceiveOptions) ([]Subscription
 	for delay := minHeal; ; {
 		standby, err := s.ready(ctx)
 		if err == nil && standby == 0 {
-			out, some, failed := s.receiveNow(ctx, o.Max)
+			out, came, failed := s.receiveNow(ctx, o.Max)
 			if len(out) > 0 {
-				return out, nil
+				return s.fill(ctx, out, came, o.Max), nil
 			}
-			if err = failed; err == nil && !some && time.Now().Before(until) {
-				if out, some, err = s.receiveNext(ctx, o.Max, until); len(out) > 0 {
-					return out, nil
+			if err = failed; err == nil && came == 0 && time.Now().Before(until) {
+				if out, came, err = s.receiveNext(ctx, o.Max, until); len(out) > 0 {
+					return s.fill(ctx, out, came, o.Max), nil
 				}
 			}
-			if err == nil && some && ctx.Err() == nil && time.Now().Before(patience) {
+			if err == nil && came > 0 && ctx.Err() == nil && time.Now().Before(patience) {
 				continue // what came did not pass; there may be more
 			}
 		}
@@ -90,6 +90,26 @@ func (d *durable) receive(ctx context.Context, o ReceiveOptions) ([]Subscription
 		}
 		s.await(ctx, earlier(now.Add(standby), until), func() bool { return false })
 	}
+}
+
+// fillPatience bounds the look behind a first delivery for more; the caller waits, and
+// its ackwait runs.
+const fillPatience = 100 * time.Millisecond
+
+// fill takes what else is there, up to limit, where some of those that came with out did
+// not pass: the place they left is for those behind them.
+func (s *Subscriber) fill(ctx context.Context, out []SubscriptionDelivery, came, limit int) []SubscriptionDelivery {
+	s.durable.mu.Lock()
+	until := time.Now().Add(min(fillPatience, s.durable.def.AckWait/4))
+	s.durable.mu.Unlock()
+	for passed := len(out); came > passed && len(out) < limit && ctx.Err() == nil && time.Now().Before(until); {
+		more, n, err := s.receiveNow(ctx, limit-len(out))
+		if err != nil && ctx.Err() == nil {
+			s.durable.broker.logger.Debug("receive", "subscription", s.durable.name, "error", err)
+		}
+		out, came, passed = append(out, more...), n, len(more)
+	}
+	return out
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -113,34 +133,34 @@ func (s *Subscriber) ready(ctx context.Context) (standby time.Duration, err erro
 	return d.activate(ctx, s)
 }
 
-// receiveNow hands out what is there. some says that something came, whether it
-// passed or not.
-func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []SubscriptionDelivery, some bool, err error) {
-	came := s.pullOnce(pullRequest{Batch: limit, NoWait: true})
+// receiveNow hands out what is there. came is how many came, whether they passed or
+// not.
+func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []SubscriptionDelivery, came int, err error) {
+	before := s.pullOnce(pullRequest{Batch: limit, NoWait: true})
 	if !s.await(ctx, time.Now().Add(receivePatience), func() bool { return s.open == 0 }) {
-		return nil, false, s.unanswered()
+		return nil, 0, s.unanswered()
 	}
 	if out, err = s.take(ctx, limit); err == nil {
 		err = s.faulted()
 	}
-	return out, s.cameSince(came), err
+	return out, s.cameSince(before), err
 }
 
 // receiveNext waits for something to come and hands it out with what else is there
 // then. It asks for one: a pull that is given up may have been given something.
-func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time) (out []SubscriptionDelivery, some bool, err error) {
+func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time) (out []SubscriptionDelivery, came int, err error) {
 	r := pullRequest{Batch: 1, Expires: max(time.Until(until), time.Millisecond)}
 	if r.Expires > 2*deliverSilence {
 		r.Heartbeat = deliverHeartbeat
 	}
-	came := s.pullOnce(r)
+	before := s.pullOnce(r)
 	for end := until.Add(receivePatience); ; {
 		lost := func() bool { return r.Heartbeat > 0 && time.Since(s.heard) > deliverSilence }
 		if s.await(ctx, earlier(end, time.Now().Add(deliverHeartbeat)), func() bool { return s.open == 0 || lost() }) {
 			break
 		}
 		if ctx.Err() != nil || !time.Now().Before(end) {
-			return nil, false, s.unanswered()
+			return nil, 0, s.unanswered()
 		}
 	}
 	if out, err = s.take(ctx, limit); err == nil {
@@ -152,7 +172,7 @@ func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time
 			s.durable.broker.logger.Debug("receive", "subscription", s.durable.name, "error", failed)
 		}
 	}
-	return out, s.cameSince(came), err
+	return out, s.cameSince(before), err
 }
 
 // unanswered gives a pull up.
@@ -181,10 +201,10 @@ func (s *Subscriber) pullOnce(r pullRequest) uint64 {
 	return s.came
 }
 
-func (s *Subscriber) cameSince(came uint64) bool {
+func (s *Subscriber) cameSince(before uint64) int {
 	s.durable.mu.Lock()
 	defer s.durable.mu.Unlock()
-	return s.came > came
+	return int(s.came - before)
 }
 
 // await waits until ok, which is called with the lock held, and says whether it was.

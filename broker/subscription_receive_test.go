@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -130,4 +131,27 @@ func TestReceiveFilters(t *testing.T) {
 	if state, err := b.Subscription(limited(t), ns, "s"); err != nil || state.Pending != 0 || state.Unsettled != 1 {
 		t.Errorf("Subscription = %+v, %v", state, err)
 	}
+}
+
+// What the filter holds back takes no place in an answer: behind it there is more.
+func TestReceiveFillsUp(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	put(t, b, "s", broker.SubscriptionOptions{Topics: "a", Filter: `{"prefix":{"id":"yes"}}`}, broker.Start{})
+	for i := range 6 {
+		publish(t, b, "a", fmt.Sprint("yes", i), fmt.Sprint("no", i))
+	}
+	_, first := receive(t, b, "s", 4, 0)
+	equal(t, "without a wait", first, []string{"yes0", "yes1", "yes2", "yes3"})
+	_, rest := receive(t, b, "s", 4, time.Second)
+	equal(t, "what is left", rest, []string{"yes4", "yes5"})
+	time.AfterFunc(100*time.Millisecond, func() { publish(t, b, "a", "yes6", "no6", "no7", "no8", "yes7") })
+	var waited []string
+	for len(waited) < 2 {
+		_, some := receive(t, b, "s", 3, time.Second)
+		if len(some) == 0 {
+			break
+		}
+		waited = append(waited, some...)
+	}
+	equal(t, "after a wait", waited, []string{"yes6", "yes7"})
 }
