@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -23,6 +24,7 @@ type call struct {
 	namespace string
 	rest      []string // the decoded segments that the route does not spell out
 	answered  bool
+	cutShort  bool // the body ended, or stalled, before it was complete
 }
 
 // begin gives the request its first deadlines and the answer what all answers have.
@@ -101,10 +103,35 @@ func (c *call) body(limit int64) (body []byte, release func(), err error) {
 		p := schemas.Problemf("rate", "The gateway has its hands full with other requests' bodies; try again.")
 		p.RetryAfter = time.Second
 		return nil, release, p
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	}
+	c.cutShort = true
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, release, schemas.Problemf("event", "The body did not arrive in time.")
 	}
 	return nil, release, schemas.Problemf("event", "The body ended before it was complete.")
+}
+
+const (
+	// maxSwallow is how much of a refused body is read all the same.
+	maxSwallow = 32 << 20
+	// swallowStall is for its next piece to arrive, swallowTimeout for all of it.
+	swallowStall, swallowTimeout = time.Second, 10 * time.Second
+)
+
+// swallow throws away what is left of the body. Most clients of HTTP/1 send all of it
+// before they look for an answer, and one that finds the connection closed meanwhile
+// never sees the refusal. A client that waits to be asked for the body is not asked.
+func (c *call) swallow() {
+	n := c.r.ContentLength
+	if n == 0 || n > maxSwallow || c.cutShort || c.r.ProtoMajor != 1 || c.r.Header.Get("Expect") != "" {
+		return
+	}
+	deadline := time.Now().Add(min(swallowTimeout, c.gateway.config.Limits.BodyTimeout))
+	stall := min(swallowStall, c.gateway.config.Limits.StallTimeout)
+	io.Copy(io.Discard, io.LimitReader(readerFunc(func(p []byte) (int, error) {
+		c.control.SetReadDeadline(earlier(time.Now().Add(stall), deadline))
+		return c.r.Body.Read(p)
+	}), maxSwallow))
 }
 
 func errBodyTooLarge(limit int64) *schemas.Problem {
@@ -158,6 +185,7 @@ func (c *call) answerJSON(status int, v any) {
 
 // refuse answers with a problem.
 func (c *call) refuse(err error) {
+	c.swallow()
 	p := c.gateway.problem(err)
 	c.gateway.metrics.refused(c.namespace, p)
 	h := c.w.Header()

@@ -240,6 +240,59 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
+// TestRefusedBodies: a client that sends all of a body before it looks for an answer
+// reads the refusal.
+func TestRefusedBodies(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	blanks := strings.Repeat(" ", 64<<10)
+	for _, tt := range []struct {
+		path, contentType string
+		mebibytes         int
+		chunked           bool
+		want              string
+	}{
+		{"/topics/a", "application/cloudevents+json", 12, false, "413"},
+		{"/topics/a", "application/cloudevents+json", 12, true, "413"},
+		{"/topics/a", "application/cloudevents-batch+json", 20, false, "413"},
+		{"/topics/a", "text/plain", 12, false, "415"},
+		{"/topics/a?access_token=wrong", "application/cloudevents+json", 12, true, "401"},
+		{"/nothing", "application/cloudevents+json", 12, false, "404"},
+	} {
+		c, err := net.Dial("tcp", w.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		length := fmt.Sprintf("Content-Length: %d", tt.mebibytes<<20)
+		if tt.chunked {
+			length = "Transfer-Encoding: chunked"
+		}
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%s\r\n\r\n", tt.path, tt.contentType, length)
+		for range tt.mebibytes << 20 / len(blanks) {
+			if tt.chunked {
+				_, err = fmt.Fprintf(c, "%x\r\n%s\r\n", len(blanks), blanks)
+			} else {
+				_, err = io.WriteString(c, blanks)
+			}
+			if err != nil {
+				break
+			}
+		}
+		if tt.chunked && err == nil {
+			_, err = io.WriteString(c, "0\r\n\r\n")
+		}
+		if err != nil {
+			t.Errorf("%+v: its body: %v", tt, err)
+			continue
+		}
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, " "+tt.want+" ") {
+			t.Errorf("%+v: %q, %v", tt, line, err)
+		}
+	}
+}
+
 func TestSlowBodies(t *testing.T) {
 	t.Parallel()
 	w := start(t, func(g *gateway.Config, _ *access.Config, _ *broker.Config) {
