@@ -141,7 +141,8 @@ out, unsettled ones are with a subscriber, delayed ones come again later.`,
 func newCreateCommand() *cobra.Command {
 	var o subscriber.DurableOptions
 	var filter string
-	cmd := newClientCommand(&cobra.Command{
+	var cmd *cobra.Command
+	cmd = newClientCommand(&cobra.Command{
 		Use:   "create NAME --topic FILTER",
 		Short: "Create a durable subscription, or change the options of one",
 		Long: `create makes a durable subscription. Where there is one of this name already, it
@@ -153,6 +154,12 @@ refused.`,
 	}, func(ctx context.Context, c *subscriber.Client, args []string, p *objectPrinter) error {
 		if filter != "" {
 			o.Filter = []byte(filter)
+		}
+		// A zero would be taken for an option that was not given.
+		for name, zero := range map[string]bool{"ackwait": o.AckWait == 0, "maxdeliver": o.MaxDeliver == 0, "expires": o.Expires == 0} {
+			if zero && cmd.Flags().Changed(name) {
+				return usageError{"outrelay subscriptions create", fmt.Errorf("--%s is 0; give more, or leave it out", name)}
+			}
 		}
 		s, _, err := c.PutSubscription(ctx, args[0], o)
 		if err != nil {

@@ -81,7 +81,7 @@ func (w *worker) work(ctx context.Context) error {
 // receive asks for no more than is to be printed, which a session's credit can't: there
 // each ack brings another.
 func (w *worker) receive(ctx context.Context) error {
-	if w.topic != "" {
+	if w.topic != "" || w.options.Filter != nil || w.options.SQL != "" { // of one that is there, they must be the same
 		if _, _, err := w.client.PutSubscription(ctx, w.name, w.durable()); err != nil {
 			return err
 		}
