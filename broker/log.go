@@ -163,6 +163,22 @@ func (l *eventLog) place(ctx context.Context) (place, error) {
 
 // askPlace is place for one caller.
 func (l *eventLog) askPlace(ctx context.Context) (place, error) {
+	p, err := l.bounds(ctx)
+	if err != nil || p.last == 0 {
+		return p, err
+	}
+	// The last message may be gone; then the time of its storing stands for it.
+	if r, err := l.at(ctx, p.last); err == nil {
+		p.accepted = r.accepted
+	} else if !errors.Is(err, errGone) {
+		return place{}, err
+	}
+	return p, nil
+}
+
+// bounds is place, but accepted is when the last message was stored. It reads no message:
+// JetStream keeps what was read of a file in memory for ten seconds.
+func (l *eventLog) bounds(ctx context.Context) (place, error) {
 	var info struct {
 		Config struct {
 			Metadata map[string]string `json:"metadata"`
@@ -202,13 +218,7 @@ func (l *eventLog) askPlace(ctx context.Context) (place, error) {
 		p.first = 1
 		return p, nil
 	}
-	// The last message may be gone; then the time of its storing stands for it.
 	p.accepted = info.State.LastTime.UnixNano()
-	if r, err := l.at(ctx, p.last); err == nil {
-		p.accepted = r.accepted
-	} else if !errors.Is(err, errGone) {
-		return place{}, err
-	}
 	return p, nil
 }
 

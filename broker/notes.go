@@ -221,7 +221,7 @@ type gaps struct {
 
 // note asks the log where it begins and ends, and what is missing in between.
 func (l *eventLog) note(ctx context.Context, sync bool) (vet.Note, error) {
-	at, err := l.askPlace(ctx) // the last note is made when nobody else may ask
+	at, err := l.bounds(ctx) // the last note is made when nobody else may ask
 	if err != nil {
 		return vet.Note{}, err
 	}

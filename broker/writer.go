@@ -266,7 +266,7 @@ func (w *writer) watch(ctx context.Context, stored []*item) {
 	if w.unseen < w.namespace.rules.now().retention.MaxBytes/8 {
 		return
 	}
-	if _, err := w.namespace.log.place(ctx); err == nil {
+	if _, err := w.namespace.log.bounds(ctx); err == nil {
 		w.unseen = 0
 	}
 }

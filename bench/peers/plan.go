@@ -167,6 +167,10 @@ func plan(o options) []workload {
 			s.Burst /= 4
 		}
 		w.runs = append(w.runs, run{label, s, 1})
+		if kept && n == 0 { // what the log takes by itself
+			s.Peer = "jetstream"
+			w.runs = append(w.runs, run{label + ", JetStream by itself", s, 1})
+		}
 	}
 	list = append(list, w)
 
