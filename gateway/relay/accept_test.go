@@ -132,6 +132,7 @@ func TestReject(t *testing.T) {
 		{"&SB-HC-STATUSCODE=404&sb-hc-statusdescription=Not%20here", "404 Not here"},
 		{"&sb-hc-statusCode=404", "404 Not Found"},
 		{"&sb-hc-statusCode=999&sb-hc-statusDescription=own", "999 own"},
+		{"&sb-hc-statusCode=101", "502 Bad Gateway"}, // which is no end of a handshake
 		{"&sb-hc-statusCode=403&sb-hc-statusDescription=a%0D%0AInjected:+b", "403 a  Injected: b"},
 	} {
 		waiting := w.connecting(t, "name")

@@ -375,12 +375,12 @@ func (v *visit) accept() error {
 		if err != nil || n < 100 || n > 999 {
 			return schemas.Problemf("parameter", "The parameter sb-hc-statusCode must be a number from 100 to 999.")
 		}
+		if n < 200 {
+			n = http.StatusBadGateway // a status of the 100s ends no handshake, and 101 would open one
+		}
 		reason := v.parameters[paramDescription]
 		if reason == "" {
 			reason = http.StatusText(n)
-		}
-		if n < 200 {
-			n = http.StatusBadGateway // a status of the 100s ends no handshake, and 101 would open one
 		}
 		declined = &refusal{n, reason}
 	}
