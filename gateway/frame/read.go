@@ -18,11 +18,11 @@ import (
 // read ahead lies with us, so that coder never holds a part of the next frame.
 const coderBuffer = 16
 
-// readBuffer is how much is read at a time from an idle client: a small message or two.
+// readBuffer is how much lies in a socket's own buffer: a small message or two.
 const readBuffer = 512
 
-// readAhead is how much is read at a time from a client that sends faster than that
-// is emptied, and the longest frame that [Socket.Next] returns.
+// readAhead is how much is read at a time where there is more, and the longest frame that
+// [Socket.Next] returns.
 const readAhead = 32 << 10
 
 var readAheads = sync.Pool{New: func() any { return new([readAhead]byte) }}
@@ -38,16 +38,17 @@ type Memory interface {
 // A reading is what a socket has read and nobody has taken yet. It belongs to the
 // reader.
 type reading struct {
-	from   net.Conn // the connection, TLS included
-	memory Memory   // nil sets no bound
-	in     []byte   // not taken yet
-	small  []byte
-	ahead  *[readAhead]byte // in place of small while a frame begun is longer than that, or more waits
-	busy   bool             // the last read filled its buffer: more is waiting
-	signed bool             // a sign of life was noted since the last read
-	frame  uint64           // bytes of the frame in which coder is
-	by     time.Time        // when the message being read must be here; zero between messages
-	broken error            // of the connection, not of what came over it
+	from     net.Conn // the connection, TLS included
+	memory   Memory   // nil sets no bound
+	in       []byte   // not taken yet
+	small    []byte
+	ahead    *[readAhead]byte // in place of small while a frame begun is longer than that, or more waits
+	busy     bool             // the last read filled its buffer: more is waiting
+	signed   bool             // a sign of life was noted since the last read
+	frame    uint64           // bytes of the frame in which coder is
+	by       time.Time        // when the message being read must be here; zero between messages
+	broken   error            // of the connection, not of what came over it
+	directly directly
 }
 
 // Next waits for the next frame. If that is a text message of its own, short and not
@@ -112,8 +113,16 @@ func (r *reading) rest() {
 	if r.ahead == nil || len(r.in) > 0 {
 		return
 	}
-	readAheads.Put(r.ahead)
+	r.unused(r.ahead)
 	r.ahead = nil
+}
+
+// unused gives a large buffer back, if it is one.
+func (r *reading) unused(large *[readAhead]byte) {
+	if large == nil {
+		return
+	}
+	readAheads.Put(large)
 	if r.memory != nil {
 		r.memory.Give(readAhead)
 	}
@@ -123,6 +132,10 @@ func (r *reading) rest() {
 func (s *Socket) fill() error {
 	r := &s.reading
 	r.rest()
+	if direct && r.ahead == nil && s.tls == nil {
+		_, err := s.readSocket(nil)
+		return err
+	}
 	buf := r.small
 	switch {
 	case r.ahead != nil:
@@ -172,8 +185,8 @@ func (s *Socket) read(b []byte) (int, error) {
 	return n, nil
 }
 
-// readSocket reads from the connection itself. Its deadline is the message's, or
-// between messages that of silence.
+// readSocket reads from the connection itself, into a buffer that it finds if b is nil. Its
+// deadline is the message's, or between messages that of silence.
 func (s *Socket) readSocket(b []byte) (int, error) {
 	r := &s.reading
 	for {
@@ -183,7 +196,13 @@ func (s *Socket) readSocket(b []byte) (int, error) {
 			return 0, ErrSilent
 		}
 		r.from.SetReadDeadline(deadline) //nolint:errcheck // the read will say it
-		n, err := r.from.Read(b)
+		var n int
+		var err error
+		if b == nil {
+			n, err = s.readAll()
+		} else {
+			n, err = r.from.Read(b)
+		}
 		if n > 0 || err == nil {
 			r.signed = false
 			return n, nil
