@@ -98,16 +98,18 @@ var objects = sync.Pool{New: func() any { return new(schemas.Object) }}
 // that there is no memory for the request.
 func (s *session) take(message []byte) bool {
 	o := objects.Get().(*schemas.Object)
-	defer objects.Put(o)
-	defer o.Clear()
 	read := o.Read(message, fieldNames[fieldEvent])
-	if read && s.takeLive(o, len(message)) {
+	live := read && s.takeLive(o, len(message))
+	if read && !live {
+		s.fields.take(o)
+	}
+	o.Clear()
+	objects.Put(o)
+	if live {
 		return true
 	}
 	var wrong error
-	if read {
-		s.fields.take(o)
-	} else {
+	if !read {
 		wrong = s.fields.read(message)
 	}
 	s.publishLive()

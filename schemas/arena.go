@@ -54,16 +54,17 @@ func (a *Arena) Reset() {
 	a.draft.reset()
 }
 
-// event returns an empty event.
+// event returns an event, of which all fields are to be set.
 func (a *Arena) event() *Event {
 	if a == nil {
 		return &Event{}
 	}
-	if len(a.events) == cap(a.events) {
-		a.events = make([]Event, 0, arenaEvents)
+	n := len(a.events)
+	if n == cap(a.events) {
+		a.events, n = make([]Event, 0, arenaEvents), 0
 	}
-	a.events = append(a.events, Event{})
-	return &a.events[len(a.events)-1]
+	a.events = a.events[:n+1]
+	return &a.events[n]
 }
 
 // bytes returns an empty slice with room for n bytes.

@@ -70,3 +70,21 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkParseWithin is a publish in a session: its message, and the event within.
+func BenchmarkParseWithin(b *testing.B) {
+	message := []byte(`{"op":"publish","id":"1234567","topic":"live/0","event":{"specversion":"1.0","id":"042000123456","source":"/bench/peers","type":"dev.outrelay.bench","datacontenttype":"application/json","data":{"at":1764301234567890123,"pad":"` + strings.Repeat("x", 64) + `"}}}`)
+	b.SetBytes(int64(len(message)))
+	b.ReportAllocs()
+	var o schemas.Object
+	var arena schemas.Arena
+	for n := 0; b.Loop(); n++ {
+		if n%64 == 0 {
+			arena.Reset()
+		}
+		o.Read(message, "event")
+		if _, ok, err := arena.ParseWithin(&o); !ok || err != nil {
+			b.Fatal(err)
+		}
+	}
+}

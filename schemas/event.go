@@ -39,6 +39,19 @@ type Event struct {
 	room       [8]Attribute // for the attributes, if it is enough
 }
 
+// attributesFor returns room for n attributes, all of which are to be set. What of the
+// event's own is not taken is emptied.
+func (e *Event) attributesFor(n int) []Attribute {
+	if n > len(e.room) {
+		e.room = [len(e.room)]Attribute{}
+		return make([]Attribute, n)
+	}
+	for i := n; i < len(e.room) && e.room[i].Name != ""; i++ {
+		e.room[i] = Attribute{}
+	}
+	return e.room[:n]
+}
+
 // JSON is the event in the JSON event format, in one form for one event: the
 // attributes in a fixed order without blanks, then the data. The same event
 // published in another mode has the same bytes. The caller must not change them.

@@ -86,6 +86,24 @@ func keep[T string | []byte](d *draft, s T) []byte {
 
 // add takes one part.
 func (d *draft) add(p part) *Problem {
+	to := d.part()
+	*to = p
+	return d.added(to)
+}
+
+// part returns the next part, which is to be filled and then added.
+func (d *draft) part() *part {
+	n := len(d.parts)
+	if n < cap(d.parts) {
+		d.parts = d.parts[:n+1]
+	} else {
+		d.parts = append(d.parts, part{})
+	}
+	return &d.parts[n]
+}
+
+// added looks at the last part.
+func (d *draft) added(p *part) *Problem {
 	name := len(p.name)
 	if p.rank < rankExtension {
 		name = len(coreNames[p.rank])
@@ -94,8 +112,7 @@ func (d *draft) add(p part) *Problem {
 	if d.size > MaxAttributes && !d.stored {
 		return Problemf("too-large", "The attributes have more than %d bytes in all. Move what is large into the data.", MaxAttributes)
 	}
-	d.parts = append(d.parts, p)
-	if n := len(d.parts); n > 1 && d.parts[n-2].compare(&d.parts[n-1]) > 0 {
+	if n := len(d.parts); n > 1 && d.parts[n-2].compare(p) > 0 {
 		d.disorder = true
 	}
 	return nil
@@ -108,10 +125,7 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 		slices.SortFunc(d.parts, func(p, q part) int { return p.compare(&q) })
 	}
 	e := d.arena.event()
-	e.attributes = e.room[:0]
-	if len(d.parts) > len(e.room) {
-		e.attributes = make([]Attribute, 0, len(d.parts))
-	}
+	e.attributes = e.attributesFor(len(d.parts))
 	var b []byte
 	asItIs := d.asItIs(data)
 	if asItIs {
@@ -127,7 +141,6 @@ func (d *draft) event(data payload) (*Event, *Problem) {
 		if i > 0 && d.parts[i-1].compare(p) == 0 {
 			return nil, fault(p.called(), "The attribute %q stands twice.", p.called())
 		}
-		e.attributes = append(e.attributes, Attribute{})
 		a := &e.attributes[i]
 		if asItIs {
 			end = p.find(b, end, a)

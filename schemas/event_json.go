@@ -229,7 +229,8 @@ func (d *draft) member(name []byte, value jsontext.Value, f form) *Problem {
 	if d.behind {
 		d.source = nil // the data comes last
 	}
-	p := part{rank: r, name: name, value: value, plain: true, common: f&uncommon == 0}
+	p := d.part()
+	p.rank, p.kind, p.plain, p.common, p.name, p.value = r, String, true, f&uncommon == 0, name, value
 	switch kind {
 	case '"':
 		p.value = value[1 : len(value)-1]
@@ -247,7 +248,7 @@ func (d *draft) member(name []byte, value jsontext.Value, f form) *Problem {
 			return fault(p.called(), "The attribute %q is a number outside the Integers of CloudEvents: whole, from -2147483648 to 2147483647, without fraction or exponent.", p.called())
 		}
 	}
-	return d.add(p)
+	return d.added(p)
 }
 
 // jsonValue returns b without the blanks around it, if it is one strictly valid
