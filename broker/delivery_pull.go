@@ -52,7 +52,18 @@ func (s *Subscriber) drink() {
 		s.receiving || s.closed || s.fault != "" || d.gone || !d.mayPull(s) {
 		return
 	}
-	s.ask(pullRequest{Batch: free, Expires: deliverExpires, Heartbeat: deliverHeartbeat})
+	r := pullRequest{Batch: free, Expires: d.pullLife(deliverExpires)}
+	if r.Expires > 2*deliverHeartbeat {
+		r.Heartbeat = deliverHeartbeat
+	}
+	s.ask(r)
+}
+
+// pullLife is how long a pull may wait: at most as said, and so short that the consumer
+// hears of its use in time. JetStream counts from the beginning of a pull that is given up
+// when it looks whether nobody has used the consumer for long. The lock is held.
+func (d *durable) pullLife(most time.Duration) time.Duration {
+	return min(most, d.def.Expires/4)
 }
 
 // ask opens a pull. The lock is held.

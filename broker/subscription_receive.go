@@ -149,7 +149,9 @@ func (s *Subscriber) receiveNow(ctx context.Context, limit int) (out []Subscript
 // receiveNext waits for something to come and hands it out with what else is there
 // then. It asks for one: a pull that is given up may have been given something.
 func (s *Subscriber) receiveNext(ctx context.Context, limit int, until time.Time) (out []SubscriptionDelivery, came int, err error) {
-	r := pullRequest{Batch: 1, Expires: max(time.Until(until), time.Millisecond)}
+	s.durable.mu.Lock()
+	r := pullRequest{Batch: 1, Expires: max(s.durable.pullLife(time.Until(until)), time.Millisecond)}
+	s.durable.mu.Unlock()
 	if r.Expires > 2*deliverSilence {
 		r.Heartbeat = deliverHeartbeat
 	}

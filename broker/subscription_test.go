@@ -544,3 +544,28 @@ func TestSubscriptionExpires(t *testing.T) {
 		return errors.Is(err, schemas.ErrNotFound)
 	})
 }
+
+// A subscription that was open without anything to hand out is unused from its end on,
+// not from when it was last asked for something.
+func TestSubscriptionExpiresAfterItsUse(t *testing.T) {
+	b, _ := start(t, broker.Config{})
+	const expires = 2 * time.Second
+	s := open(t, b, "idle", broker.SubscriberOptions{Subscription: broker.SubscriptionOptions{Topics: "a", Expires: expires}})
+	ctx, cancel := context.WithTimeout(limited(t), 2*expires-expires/5) // JetStream looks every expires
+	defer cancel()
+	if _, err := s.Next(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Next = %v", err)
+	}
+	closed := time.Now()
+	s.Close()
+	for time.Since(closed) < expires/2 {
+		if _, err := b.Subscription(limited(t), ns, "idle"); err != nil {
+			t.Fatalf("%v after its end, of %v: %v", time.Since(closed), expires, err)
+		}
+		time.Sleep(50 * time.Millisecond) // the time that passes is what is tested
+	}
+	await(t, "end of the subscription", func() bool {
+		_, err := b.Subscription(limited(t), ns, "idle")
+		return errors.Is(err, schemas.ErrNotFound)
+	})
+}
