@@ -139,9 +139,7 @@ func (r *Rendezvous) connect(ctx context.Context) *nats.Conn {
 			return nil
 		}
 		r.broker.logger.Warn("the relay waits for NATS", "error", err)
-		select {
-		case <-time.After(rendezvousWait):
-		case <-ctx.Done():
+		if waitFor(ctx, r.broker.ctx, rendezvousWait) != nil {
 			return nil
 		}
 	}

@@ -53,6 +53,8 @@ type lane struct {
 	parked *parked
 }
 
+func (k *parked) lane() lane { return lane{k.stream.socket.Outlet(), k} }
+
 // members are all of them.
 func (pt *party) members() []*parked {
 	all := slices.Clone(pt.fresh)
@@ -219,7 +221,7 @@ func (p *pump) serve(g *broker.Group) {
 func (p *pump) settle(pt *party, to broker.Mark) {
 	pt.fresh = slices.DeleteFunc(pt.fresh, func(k *parked) bool {
 		if k.member.Past(to) {
-			pt.level = append(pt.level, lane{k.stream.socket.Outlet(), k})
+			pt.level = append(pt.level, k.lane())
 			return true
 		}
 		return false
@@ -324,7 +326,7 @@ func (p *pump) sendOwn(k *parked, before broker.Mark, deliveries []broker.Delive
 		return true
 	}
 	p.gateway.metrics.delivered(k.stream.flow.namespace, events, len(p.own.Bytes))
-	return p.write(lane{k.stream.socket.Outlet(), k}, &p.own, own)
+	return p.write(k.lane(), &p.own, own)
 }
 
 // release gives a member back to a goroutine of its own, which goes on after mark.
@@ -389,7 +391,7 @@ func (p *pump) lookAt(k *parked, pt *party, mark broker.Mark, now time.Time) {
 		f.delivered = now
 		p.own.Reset()
 		p.own.Text(cursorNotice(schemas.NoticePosition, k.group.Cursor(mark)))
-		p.write(lane{k.stream.socket.Outlet(), k}, &p.own, []broker.Mark{mark, mark})
+		p.write(k.lane(), &p.own, []broker.Mark{mark, mark})
 	}
 }
 

@@ -39,12 +39,7 @@ func (a *Arena) ParseWithin(o *Object) (e *Event, ok bool, err error) {
 // parse makes an event of an object of which the members lie in b.
 func (a *Arena) parse(object, b []byte, members []memberAt) (*Event, error) {
 	a.draft.arena = a
-	a.draft.begin(false)
-	e, p := a.draft.members(object, b, members)
-	if p != nil {
-		return nil, p
-	}
-	return e, nil
+	return a.draft.parse(object, b, members, false)
 }
 
 // Reset takes the memory of all events back.

@@ -70,12 +70,7 @@ func parseOne(b []byte, stored bool) (*Event, error) {
 		return r.one(stored)
 	}
 	defer r.free()
-	r.draft.begin(stored)
-	e, p := r.draft.members(r.object.text, b, r.object.members)
-	if p != nil {
-		return nil, p
-	}
-	return e, nil
+	return r.draft.parse(r.object.text, b, r.object.members, stored)
 }
 
 // one reads what is one event with the decoder, and frees the reader.
@@ -184,8 +179,9 @@ func (d *draft) object(object jsontext.Value) (*Event, *Problem) {
 	}
 }
 
-// members reads an object whose members lie in b. They were found by an [Object].
-func (d *draft) members(object, b []byte, members []memberAt) (*Event, *Problem) {
+// parse makes an event of an object whose members lie in b. They were found by an [Object].
+func (d *draft) parse(object, b []byte, members []memberAt, stored bool) (*Event, error) {
+	d.begin(stored)
 	d.source, d.shallow = object, true
 	for i := range members {
 		m := &members[i]
@@ -193,7 +189,11 @@ func (d *draft) members(object, b []byte, members []memberAt) (*Event, *Problem)
 			return nil, p
 		}
 	}
-	return d.event(d.data)
+	e, p := d.event(d.data)
+	if p != nil { // a nil *Problem would be an error
+		return nil, p
+	}
+	return e, nil
 }
 
 // member takes one member. A null is an attribute that is not set.

@@ -99,12 +99,28 @@ func (s *Socket) room(n int) bool {
 	if r.ahead != nil || n <= readBuffer && !r.busy {
 		return true
 	}
-	if r.memory != nil && !r.memory.Take(readAhead) {
+	if r.ahead = r.large(); r.ahead == nil {
 		return n <= readBuffer
 	}
-	r.ahead = readAheads.Get().(*[readAhead]byte)
 	r.in = r.ahead[:copy(r.ahead[:], r.in)]
 	return true
+}
+
+// own is the socket's small buffer.
+func (r *reading) own() []byte {
+	if r.small == nil {
+		r.small = make([]byte, readBuffer)
+	}
+	return r.small
+}
+
+// large takes a large buffer, which is not the socket's yet; nil if there is no memory for
+// it.
+func (r *reading) large() *[readAhead]byte {
+	if r.memory != nil && !r.memory.Take(readAhead) {
+		return nil
+	}
+	return readAheads.Get().(*[readAhead]byte)
 }
 
 // rest gives the large buffer back once it is empty, so that nothing is held while the
@@ -136,13 +152,11 @@ func (s *Socket) fill() error {
 		_, err := s.readSocket(nil)
 		return err
 	}
-	buf := r.small
-	switch {
-	case r.ahead != nil:
+	var buf []byte
+	if r.ahead != nil {
 		buf = r.ahead[:]
-	case buf == nil:
-		r.small = make([]byte, readBuffer)
-		buf = r.small
+	} else {
+		buf = r.own()
 	}
 	kept := copy(buf, r.in)
 	n, err := s.readSocket(buf[kept:])

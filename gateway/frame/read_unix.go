@@ -62,10 +62,8 @@ func (s *Socket) attempt(fd uintptr) bool {
 	}
 	r.busy = kept+d.n == len(buf)
 	if large != nil && kept+d.n <= readBuffer {
-		if r.small == nil {
-			r.small = make([]byte, readBuffer)
-		}
-		r.in, r.busy = r.small[:copy(r.small, buf[:kept+d.n])], false
+		small := r.own()
+		r.in, r.busy = small[:copy(small, buf[:kept+d.n])], false
 		r.unused(large)
 		return true
 	}
@@ -73,15 +71,10 @@ func (s *Socket) attempt(fd uintptr) bool {
 	return true
 }
 
-// buffer is where to read: the large buffer if there is memory for it. It is not the
-// socket's yet.
+// buffer is where to read: the large buffer if there is memory for it.
 func (r *reading) buffer() (buf []byte, large *[readAhead]byte) {
-	if r.memory == nil || r.memory.Take(readAhead) {
-		large = readAheads.Get().(*[readAhead]byte)
+	if large = r.large(); large != nil {
 		return large[:], large
 	}
-	if r.small == nil {
-		r.small = make([]byte, readBuffer)
-	}
-	return r.small, nil
+	return r.own(), nil
 }
